@@ -1,0 +1,19 @@
+"""Plain ancestral sampling: the reference point of every comparison.
+
+Card
+    Paper      Ho et al. 2020, arXiv:2006.11239; Dhariwal and Nichol 2021 (ADM), arXiv:2105.05233
+    Defaults   none; the benchmark fixes the number of steps
+    Cost       one denoiser forward a step
+    Departures none
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minoritybench.diffusion.step import Method
+
+
+@dataclass(frozen=True)
+class Adm(Method):
+    """Ancestral DDPM sampling, no hooks."""

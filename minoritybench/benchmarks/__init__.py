@@ -1,0 +1,1 @@
+"""One TOML file a benchmark; see `minoritybench.records.BenchmarkSpec` for the fields."""

@@ -1,0 +1,93 @@
+"""minoritybench evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minoritybench.cli.options import compute_options, output_options, sampling_options
+
+
+@click.command("evaluate", short_help="Sample with a method and measure it.")
+@click.option("--method", default=None, help="See `minoritybench list methods`, or path/to/file.py:Class.")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="A folder of images made elsewhere, instead of --method.",
+)
+@sampling_options
+@click.option("--judge", "judges", multiple=True, help="A further held-out encoder. Repeatable.")
+@click.option(
+    "--reference", default=None, help="Registered reference set or a rank-dataset output. Default: the benchmark's."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Output folder. Default: runs/<content id>.")
+@compute_options
+@output_options
+def command(
+    method: str | None,
+    samples: Path | None,
+    judges: tuple[str, ...],
+    reference: str | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    workers: int,
+    engine: str,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Sample with a method, measure the samples against the reference set and leave record.json in --out.
+
+    \b
+    Example: minoritybench evaluate --method jepa --set eta=2 --seed 0 --seed 1 --seed 2
+    """
+    from minoritybench.evaluation import EvaluateRequest, prepare_job, run_job
+    from minoritybench.methods import parse_settings
+    from minoritybench.report.table import metric_table
+    from minoritybench.sampling import SampleRequest
+    from minoritybench.store import pretty_json
+
+    request = SampleRequest(method or "", settings=parse_settings(settings), workers=workers, **options)
+    job = prepare_job(
+        EvaluateRequest(
+            request, samples, reference, judges, out, workers, force, _repeatable(click.get_current_context())
+        )
+    )
+    if dry_run:
+        facts = {"out": str(job.out), **{key: value for key, value in job.plan.items() if key != "format"}}
+        click.echo(pretty_json(facts), nl=False)
+        return
+    record = run_job(job)
+    for warning in record.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if as_json:
+        click.echo(pretty_json(record.model_dump(mode="json")), nl=False)
+    else:
+        click.echo(metric_table(record))
+        click.echo(f"written to {job.out}", err=True)
+
+
+_LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "force", "dry_run", "engine"})
+
+
+def _repeatable(ctx: click.Context) -> str:
+    """The command that makes this record again: the given flags, less those that only concern this machine."""
+    words = ["minoritybench", "evaluate"]
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or parameter.name in _LOCAL_FLAGS:
+            continue
+        value = ctx.params[parameter.name or ""]
+        flag = parameter.opts[0]
+        if isinstance(value, bool):
+            words.append(flag)
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [flag, str(item)]
+    import shlex
+
+    return shlex.join(words)

@@ -1,0 +1,97 @@
+"""minoritybench leaderboard build|check|add"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import click
+
+from minoritybench.errors import CheckFailedError
+
+_results = click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default=Path("leaderboards/results"),
+    show_default=True,
+    help="Filed records.",
+)
+_out = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where boards go."
+)
+
+
+@click.group("leaderboard", short_help="Build, check and extend the leaderboards.")
+def command() -> None:
+    """Boards are generated from the records in leaderboards/results and from nothing else.
+
+    \b
+    Example: minoritybench leaderboard check
+    """
+
+
+@command.command("build")
+@_results
+@_out
+def build_command(results: Path, out: Path) -> None:
+    """Write one markdown board a benchmark, and the tables between the README's markers."""
+    from minoritybench.leaderboards import write_boards
+
+    changed = write_boards(results, out)
+    click.echo("\n".join(f"wrote {path}" for path in changed) if changed else "all boards are up to date")
+
+
+@command.command("check")
+@_results
+@_out
+@click.option(
+    "--remeasure", metavar="METHOD", default=None, help="Also run METHOD again on one seed and compare with its record."
+)
+@click.option("--benchmark", default="digits", show_default=True, help="The benchmark to remeasure on.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed to remeasure.")
+def check_command(results: Path, out: Path, remeasure: str | None, benchmark: str, seed: int) -> None:
+    """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
+    from minoritybench.leaderboards import check, find_records
+
+    faults = check(results, out)
+    for fault in faults:
+        click.echo(fault)
+    if faults:
+        raise CheckFailedError(f"{len(faults)} faults in the leaderboards")
+    click.echo(f"{len(find_records(results))} records valid, boards up to date")
+    if remeasure is not None:
+        _remeasure(results, benchmark, remeasure, seed)
+
+
+@command.command("add")
+@click.argument("record", type=click.Path(path_type=Path))
+@_results
+def add_command(record: Path, results: Path) -> None:
+    """Validate RECORD (a record.json with its sidecars beside it) and file it."""
+    from minoritybench.leaderboards import add
+
+    click.echo(f"filed in {add(record, results)}; now run: minoritybench leaderboard build")
+
+
+def _remeasure(results: Path, benchmark_name: str, method: str, seed: int) -> None:
+    from minoritybench.evaluation import evaluate
+    from minoritybench.leaderboards import declared_record, drift
+    from minoritybench.records import load_benchmark
+
+    benchmark = load_benchmark(benchmark_name)
+    record = declared_record(benchmark, method, results)
+    if seed not in record.sampling.seeds:
+        raise CheckFailedError(f"the record of {method} has the seeds {record.sampling.seeds}, not {seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        again = evaluate(method, benchmark=benchmark_name, n=record.sampling.n, seeds=(seed,), out=Path(folder) / "run")
+    off = 0
+    for name, before, after, limit in drift(record.metrics, again.metrics, seed, benchmark):
+        fits = abs(after - before) <= limit  # False for NaN: a metric that is gone does not fit
+        off += not fits
+        click.echo(
+            f"{'ok ' if fits else 'OFF'} {name:<36} recorded {before:10.4f}  now {after:10.4f}  allowed {limit:.4f}"
+        )
+    if off:
+        raise CheckFailedError(
+            f"{off} metrics of {method}, seed {seed}, differ from record {record.id[:10]} beyond its tolerance"
+        )

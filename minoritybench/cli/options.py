@@ -1,0 +1,93 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class BatchSize(click.ParamType[int]):
+    """A positive integer, or `auto` (None)."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value is None or isinstance(value, int) or value == "auto":
+            return None if value == "auto" else value
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither a positive integer nor 'auto'", param, ctx)
+        return int(value)
+
+
+class Device(click.ParamType[str]):
+    """A torch device name, checked to be one that is there."""
+
+    name = "D"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        import torch
+
+        try:
+            device = torch.device(value)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            self.fail(f"{value!r} cannot be used here: {reason}", param, ctx)
+        return str(value)
+
+
+def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+compute_options = _stacked(
+    click.option(
+        "--batch-size",
+        type=BatchSize(),
+        default="auto",
+        show_default=True,
+        help="Images handled at a time; never changes a result.",
+    ),
+    click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the networks run."),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float64", "bfloat16"]),
+        default="float32",
+        show_default=True,
+        help="Precision of the networks.",
+    ),
+    click.option(
+        "--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What runs the shards."
+    ),
+    click.option(
+        "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes; never changes a result."
+    ),
+)
+
+sampling_options = _stacked(
+    click.option("--benchmark", default="digits", show_default=True, help="See `minoritybench list benchmarks`."),
+    click.option("--n", type=click.IntRange(min=1), default=None, help="Samples a seed. Default: the benchmark's."),
+    click.option(
+        "--seed", "seeds", type=click.IntRange(min=0), multiple=True, help="Repeatable. Default: the benchmark's three."
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
+    ),
+    click.option("--class-conditional", is_flag=True, help="Condition on labels drawn for each image."),
+    click.option("--guide", default=None, help="Encoder that guides. Default: the benchmark's."),
+)
+
+output_options = _stacked(
+    click.option("--dry-run", is_flag=True, help="Say what would be done and stop."),
+    click.option("--force", is_flag=True, help="Clear different work of ours in --out and start over."),
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
+)

@@ -1,0 +1,98 @@
+"""minoritybench rank-dataset"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from minoritybench.cli.options import compute_options, output_options
+
+_FAILED_ITEMS = 5
+
+
+@click.command("rank-dataset", short_help="Score a dataset and keep the rarest.")
+@click.argument("dataset")
+@click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie.")
+@click.option("--split", default=None, help="Which split of a named dataset. Default: its training split.")
+@click.option("--encoder", default=None, help="Encoder id or path/to/file.py:factory.")
+@click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own.")
+@click.option(
+    "--estimator", type=click.Choice(["exact", "rsvd"]), default="exact", show_default=True, help="rsvd: top k only."
+)
+@click.option("--rank-by", type=click.Choice(["jepa"]), default="jepa", show_default=True, help="What rarity means.")
+@click.option(
+    "--keep", default=None, metavar="N|P%", help="How many of the lowest to keep. Default: the benchmark's, or 10%."
+)
+@click.option(
+    "--per-class", type=click.IntRange(min=1), default=None, help="Keep the lowest N of every class folder instead."
+)
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="Output folder. Default: runs/<content id>.")
+@click.option("--limit", type=click.IntRange(min=1), default=None, help="Only the first N images.")
+@click.option(
+    "--shard-size", type=click.IntRange(min=1), default=256, show_default=True, help="Images a unit of resumable work."
+)
+@click.option("--download", is_flag=True, help="Allow fetching a named dataset that is not there.")
+@compute_options
+@output_options
+def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: bool, **options: Any) -> None:
+    """Score every image of DATASET by JEPA-SCORE and keep the lowest as a world-minority reference set.
+
+    DATASET is a registered name or a folder of images. Leaves scores.parquet, reference_set.json, members.csv,
+    failures.csv and gallery.html in --out. The same command resumes a stopped run and never repeats a finished one.
+
+    \b
+    Example: minoritybench rank-dataset digits --keep 10%
+    """
+    from minoritybench.rank import RankRequest, prepare_job, run_job
+
+    if download:
+        click.echo(
+            "--download: no dataset of this version can be fetched automatically; see the message of a missing one",
+            err=True,
+        )
+    job = prepare_job(RankRequest(**options))
+    if dry_run:
+        facts = {
+            "dataset": options["dataset"],
+            "images": job.images,
+            "shards": job.shards,
+            "out": str(job.out),
+            "encoder": job.encoder_name,
+        }
+        _print(facts if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items()), as_json)
+        return
+    outcome = run_job(job)
+    for warning in outcome.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    recipe = outcome.reference_set
+    if as_json:
+        _print({**recipe.model_dump(mode="json"), "cost": outcome.cost}, as_json)
+    else:
+        _print(_summary(outcome), as_json)
+    if outcome.failures:
+        click.echo(f"{len(outcome.failures)} images failed, see {outcome.out / 'failures.csv'}", err=True)
+        for failure in outcome.failures[:5]:
+            click.echo(f"  {failure['id']}: {failure['error']}", err=True)
+        raise SystemExit(_FAILED_ITEMS)
+
+
+def _summary(outcome: Any) -> str:
+    recipe = outcome.reference_set
+    rows = [
+        ("dataset", f"{recipe.dataset['name']}, {recipe.dataset['n']} images"),
+        ("encoder", recipe.encoder["name"]),
+        ("JEPA-SCORE", f"mean {recipe.statistics['mean']:.2f}, sd {recipe.statistics['std']:.2f} (deflated, nats)"),
+        ("kept", f"{recipe.n} lowest ({recipe.keep.request}), at or below {recipe.threshold:.2f}"),
+        ("index", recipe.sha256[:16]),
+        ("seconds", f"{outcome.cost['seconds']:.1f}"),
+        ("written to", str(outcome.out)),
+    ]
+    return "\n".join(f"{name:<11}{value}" for name, value in rows)
+
+
+def _print(document: Any, as_json: bool) -> None:
+    from minoritybench.store import pretty_json
+
+    click.echo(pretty_json(document), nl=False) if as_json else click.echo(document)

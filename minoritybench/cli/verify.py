@@ -1,0 +1,30 @@
+"""minoritybench verify"""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("verify", short_help="Check a reference set.")
+@click.argument("reference")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+def command(reference: str, as_json: bool) -> None:
+    """Check that REFERENCE (a name or a rank-dataset output) has the digest it states and that every member's image is
+    there, unchanged. Exit code 1 if not.
+
+    \b
+    Example: minoritybench verify digits
+    """
+    from minoritybench.references import load_reference_set
+    from minoritybench.store import pretty_json
+
+    loaded = load_reference_set(reference)
+    images = loaded.images()
+    recipe = loaded.recipe
+    if as_json:
+        click.echo(
+            pretty_json({"name": recipe.name, "n": recipe.n, "sha256": recipe.sha256, "images_checked": len(images)}),
+            nl=False,
+        )
+    else:
+        click.echo(f"{recipe.name}: {recipe.n} members, index {recipe.sha256[:16]}, all images present and unchanged")

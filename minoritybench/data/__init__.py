@@ -1,0 +1,1 @@
+"""Image sources: ordered, id-stable; decode errors become records, not crashes."""

@@ -1,0 +1,1 @@
+"""The diffusion core: schedules, the one sampling loop and the backends it runs on."""

@@ -1,0 +1,35 @@
+"""What the sampling loop asks of a generator backend."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class DiffusionModel(Protocol):
+    """A noise-predicting network with what is needed to sample from it.
+
+    `name`, `weights_sha256` and `dtype` go into the record; `schedule` (`cosine` or `linear`) and `train_steps` name
+    the training chain; `state_shape` is the shape of one `x_t` without the batch axis; `num_classes` is None for an
+    unconditional model; `micro_batch` rows are computed a network call, on `threads` torch threads.
+    """
+
+    name: str
+    weights_sha256: str
+    dtype: str
+    schedule: str
+    train_steps: int
+    state_shape: tuple[int, ...]
+    num_classes: int | None
+    micro_batch: int
+    threads: int | None
+
+    def predict(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        """Network output at original timesteps, int64 `(B,)`: `(B, C, H, W)` noise, or `(B, 2C, H, W)` noise and
+        learned-range variance fraction. Differentiable in `x_t`."""
+        ...
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Diffusion space to images: nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable."""
+        ...

@@ -1,0 +1,118 @@
+"""What a method sees of one sampling step, and the hooks through which it acts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.diffusion.schedule import Schedule
+from minoritybench.rng import ImageStreams
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The network's view of `x_t`, each `(B, *state_shape)`.
+
+    `eps` predicted noise; `x0_hat` the denoised estimate, never clipped; `log_variance` of the transition.
+    """
+
+    eps: Tensor
+    x0_hat: Tensor
+    log_variance: Tensor
+
+
+@dataclass
+class StepContext:
+    """One step of the chain: respaced index `index`, counted down, at original training step `timestep`.
+
+    `x0_hat` carries the graph back to `x_t` on steps that the method's `guides(index, schedule)` names (the base pass
+    is then shared with the guidance); `x_t`, `eps`, `mean` and `variance` never do, except `x_t` itself on those
+    steps, which is the leaf to differentiate by. Fields from `eps` on are set once the network has been evaluated.
+    """
+
+    x_t: Tensor
+    index: int
+    schedule: Schedule
+    labels: Tensor | None
+    model: DiffusionModel
+    streams: ImageStreams
+    resources: Mapping[str, Any]
+    passes: Counter[str]
+    eps: Tensor = field(init=False)
+    x0_hat: Tensor = field(init=False)
+    mean: Tensor = field(init=False)
+    variance: Tensor = field(init=False)
+
+    @property
+    def timestep(self) -> int:
+        """Original training index that the network receives."""
+        return self.schedule.timesteps[self.index]
+
+    def rng(self, shape: tuple[int, ...], stream: str) -> Tensor:
+        """Standard normal draws of a private stream at this step, `(B, *shape)`."""
+        return self.streams.normal(shape, stream, self.index).to(self.x_t)
+
+    def denoise(self, x_t: Tensor, index: int | None = None) -> Tensor:
+        """Denoised estimate, not clipped, of any state at this or another respaced index; differentiable."""
+        return predict(
+            self.model, self.schedule, x_t, self.index if index is None else index, self.labels, self.passes
+        ).x0_hat
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Diffusion space to images, nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable."""
+        return self.model.decode(x0)
+
+    def gradient(self, output: Tensor, cotangent: Tensor) -> Tensor:
+        """Vector-Jacobian product of something computed from `x0_hat` down to `x_t` (one backward of the network)."""
+        self.passes["denoiser_backward"] += 1
+        (gradient,) = torch.autograd.grad(output, self.x_t, cotangent)
+        return gradient
+
+
+class Method:
+    """Base of the sampling methods: hyperparameters are dataclass fields, hooks are optional.
+
+    A method may define any of
+      `initial(streams, shape, schedule) -> (x, start_index)`  starting state; default N(0, I) at the last index
+      `guides(index, schedule) -> bool`                        steps whose `x0_hat` must carry a graph
+      `condition(step, labels) -> labels`                      what the network is conditioned on
+      `pre_step(step) -> x_t`                                  moves x_t; the network is then evaluated there
+      `eps_shift(step) -> delta`                               added to the predicted noise (guidance in DDIM form)
+      `correct(step) -> delta | None`                          added to x_{t-1} after the transition
+    A class that has them without inheriting from this one works as well.
+    """
+
+    transition: ClassVar[str] = "ancestral"
+    requires: ClassVar[frozenset[str]] = frozenset()
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+
+def predict(
+    model: DiffusionModel, schedule: Schedule, x_t: Tensor, index: int, labels: Tensor | None, passes: Counter[str]
+) -> Prediction:
+    """Evaluate the network at a respaced index; learned-range variance where it predicts one.
+
+    Reference: Nichol and Dhariwal 2021, Eq. 15. The variance fraction is not clamped, as in the published code;
+    without one the posterior variance is used. Both ends are those of the respaced chain.
+    """
+    passes["denoiser_forward"] += 1
+    timestep = torch.full((x_t.shape[0],), schedule.timesteps[index], dtype=torch.int64, device=x_t.device)
+    output = model.predict(x_t, timestep, labels)
+    channels = x_t.shape[1]
+    low = float(schedule.posterior_log_variance[index])
+    if output.shape[1] == 2 * channels:
+        eps, fraction = torch.split(output, channels, dim=1)
+        high = float(torch.tensor(schedule.betas[index]).log())
+        log_variance = ((fraction + 1) / 2 * (high - low) + low).detach()
+    else:
+        eps = output
+        log_variance = torch.full_like(x_t, low).detach()
+    alpha_bar = float(schedule.alphas_cumprod[index])
+    x0_hat = x_t / alpha_bar**0.5 - (1 / alpha_bar - 1) ** 0.5 * eps
+    return Prediction(eps=eps, x0_hat=x0_hat, log_variance=log_variance)

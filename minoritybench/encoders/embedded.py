@@ -1,0 +1,82 @@
+"""The embedded digits encoders behind the encoder interface."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from minoritybench.data.resize import resize
+from minoritybench.embedded.models import IJepaViT, SphereMLP
+from minoritybench.embedded.weights import BUILDERS, load_module, random_module, weights_path
+from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.store import sha256_file
+
+RANDOM_SEED = 0
+
+
+class DigitsEncoder:
+    """An 8x8 greyscale encoder: images are averaged over channels and, if larger, resized with antialiasing."""
+
+    input_size = 8
+    preprocess = "antialias-8"
+    jacobian_wrt = "network_input"
+    micro_batch = 64
+    threads = 1
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: Literal["random"] | Path | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.name = name
+        self.weights_sha256: str | None = None
+        if weights == "random":
+            module = random_module(name, RANDOM_SEED)
+            self.weights = "random"
+        else:
+            path = weights_path(name) if weights is None else Path(weights)
+            module = load_module(name) if weights is None else _load_file(name, path)
+            self.weights = "shipped" if weights is None else "file"
+            self.weights_sha256 = sha256_file(path)
+        self.module = module.to(device=device, dtype=dtype)
+        self.dim = int(getattr(module, "dim"))  # noqa: B009
+        self.device, self.dtype = torch.device(device), dtype
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """`[0, 1]` RGB `(B, 3, H, W)` to the network input: `[-1, 1]` greyscale `(B, 1, 8, 8)`, differentiable."""
+        grey = images.to(device=self.device, dtype=self.dtype).mean(dim=1, keepdim=True)
+        return resize(grey, self.preprocess) * 2 - 1
+
+    def __call__(self, prepared: Tensor) -> Tensor:
+        """Embeddings `(B, dim)`."""
+        z: Tensor = self.module(prepared)
+        return z
+
+    def null_directions(self, z: Tensor) -> Tensor | None:
+        """Sphere: z itself. Mean of LayerNormed tokens: 1/gamma. Linear head: none."""
+        if isinstance(self.module, SphereMLP):
+            return z.unsqueeze(-1)
+        if isinstance(self.module, IJepaViT):
+            return (1.0 / self.module.norm.weight).expand_as(z).unsqueeze(-1)
+        return None
+
+
+def _load_file(name: str, path: Path) -> nn.Module:
+    """The named architecture with weights from a user's safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise MissingAssetError(f"--weights {path}: no such file; it should hold {name}'s tensors as safetensors")
+    module = BUILDERS[name]()
+    try:
+        module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise BadInputError(f"--weights {path} does not fit {name}: {str(error).splitlines()[0]}") from error
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,63 @@
+"""Shards on this machine: in this process, or spread over worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from minoritybench.errors import BadInputError, MinorityBenchError
+
+Plan = TypeVar("Plan")
+
+
+class WorkerDiedError(MinorityBenchError):
+    """A worker process was killed (often for memory); finished shards are kept."""
+
+    exit_code = 5
+
+
+def run_shards(
+    worker: Callable[[Plan, int], None], plan: Plan, shards: Sequence[int], workers: int = 1
+) -> Iterator[int]:
+    """Run `worker(plan, shard)` for each shard, yielding each shard number as it is done, in any order.
+
+    With more than one worker, `worker` must be importable and `plan` picklable; processes are spawned, one shard at a
+    time each. An exception in a shard stops the run; shards already done stay done.
+    """
+    if workers < 1:
+        raise BadInputError(f"--workers must be at least 1, not {workers}")
+    if workers == 1 or len(shards) <= 1:
+        for shard in shards:
+            worker(plan, shard)
+            yield shard
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(shards)), context, _die_with_parent, (os.getpid(),)) as pool:
+        futures = {pool.submit(worker, plan, shard): shard for shard in shards}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool as error:
+            raise WorkerDiedError(
+                "a worker process was killed, perhaps for memory; the same command resumes"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _die_with_parent(parent: int) -> None:
+    """Leave when the parent is gone, so that a killed run leaves no worker behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,33 @@
+"""Errors a user can meet. Each carries the exit code of the command line (see `minoritybench --help`)."""
+
+from __future__ import annotations
+
+
+class MinorityBenchError(Exception):
+    """Base of all expected failures: one clear line naming the file, field or flag and the remedy."""
+
+    exit_code = 2
+
+
+class BadInputError(MinorityBenchError):
+    """Usage or input is wrong: unknown name, unreadable file, conflicting flags."""
+
+    exit_code = 2
+
+
+class CheckFailedError(MinorityBenchError):
+    """A check that was asked for did not hold."""
+
+    exit_code = 1
+
+
+class MissingDependencyError(MinorityBenchError):
+    """An optional package is not installed; the message prints the install command."""
+
+    exit_code = 3
+
+
+class MissingAssetError(MinorityBenchError):
+    """Data or weights are absent; the message says what, from where, and to which path."""
+
+    exit_code = 4

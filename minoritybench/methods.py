@@ -1,0 +1,83 @@
+"""Turning `--method` and `--set` into a configured method."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from minoritybench.errors import BadInputError
+from minoritybench.records import BenchmarkSpec
+from minoritybench.registry import resolve
+
+DEFAULT_PRESET = "reference"
+KNOWN_NEEDS = frozenset({"encoder"})
+
+
+@dataclass(frozen=True)
+class ConfiguredMethod:
+    """A method instance with its full provenance."""
+
+    name: str
+    instance: Any
+    params: dict[str, Any]
+    preset: str
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether sampling needs the guide encoder."""
+        return "encoder" in getattr(self.instance, "requires", frozenset())
+
+
+def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) -> ConfiguredMethod:
+    """The method `name` with, in rising precedence: its defaults, the benchmark's, a preset's, `--set key=value`.
+
+    Values given as text are converted to the fields' types. Unknown names, fields or presets and unfit values exit 2.
+    """
+    cls = resolve("methods", name)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise BadInputError(f"method {name!r} is not a dataclass; its hyperparameters must be dataclass fields")
+    chosen = dict(settings)
+    preset = chosen.pop("preset", DEFAULT_PRESET)
+    presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", {})
+    if preset != DEFAULT_PRESET and preset not in presets:
+        raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
+    values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
+    fields = _field_types(cls)
+    instance = cls(**{key: _converted(name, key, value, fields) for key, value in values.items()})
+    unknown = set(getattr(instance, "requires", ())) - KNOWN_NEEDS
+    if unknown:
+        raise BadInputError(f"method {name!r} requires {', '.join(sorted(unknown))}, which this version cannot provide")
+    return ConfiguredMethod(name, instance, dataclasses.asdict(instance), preset)
+
+
+def parse_settings(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """`("eta=2", "k=3")` to pairs; a later one of the same name wins."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BadInputError(f"--set {pair!r}: write key=value")
+        settings[key.strip()] = value.strip()
+    return tuple(settings.items())
+
+
+def _field_types(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _converted(method: str, key: str, value: Any, fields: Mapping[str, Any]) -> Any:
+    if key not in fields:
+        near = difflib.get_close_matches(key, fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; it has: {', '.join(fields) or 'none'}"
+        raise BadInputError(f"--set {key}: {method} has no such hyperparameter{hint}")
+    try:
+        return TypeAdapter(fields[key]).validate_python(value)
+    except ValidationError as error:
+        raise BadInputError(f"--set {key}={value}: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,63 @@
+"""Which code, machine and packages made a result."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import minoritybench
+from minoritybench.records import Environment, ToolRecord
+
+_CODE = ("minoritybench", "baselines", "reference_sets", "pyproject.toml")
+_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "prdc", "pillow", "transformers", "diffusers")
+
+
+def tool_record() -> ToolRecord:
+    """Version, commit and whether the code differs from it; commit and dirty are None outside a git checkout."""
+    root = Path(minoritybench.__file__).parent.parent
+    commit = _git(root, "rev-parse", "HEAD")
+    tracked = _git(root, "ls-files", "pyproject.toml")  # an installed copy inside someone else's repository is not ours
+    if not commit or not tracked:
+        return ToolRecord(version=minoritybench.__version__, commit=None, dirty=None)
+    changes = _git(root, "status", "--porcelain", "--", *_CODE)
+    return ToolRecord(version=minoritybench.__version__, commit=commit, dirty=changes is None or changes != "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def environment(device: str) -> Environment:
+    """Python, torch, device and the packages that numbers depend on."""
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    torch_version = packages.pop("torch")
+    described = f"{device} ({platform.system()} {platform.machine()})"
+    return Environment(python=platform.python_version(), torch=torch_version, device=described, packages=packages)
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident set of this process or any of its children so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit
+
+
+def utc_now() -> str:
+    """The present moment, ISO 8601, to the second."""
+    return datetime.now(UTC).replace(microsecond=0).isoformat()

@@ -1,0 +1,187 @@
+"""One shard of a ranking: read its images, score them, write a parquet file and then the receipt."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from minoritybench.data.confounders import CONFOUNDERS, confounders
+from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
+from minoritybench.encoders import load_encoder
+from minoritybench.encoders.base import Encoder, micro_batch_of, threads_of
+from minoritybench.microbatch import torch_threads
+from minoritybench.scoring import Rsvd, exact_scores, rsvd_scores
+from minoritybench.store import Receipts, atomic_path
+
+STAGE = "score"
+
+SHARD_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("sha256", pa.string()),
+        ("score", pa.float64()),
+        ("score_deflated", pa.float64()),
+        ("rank_deficit", pa.int64()),
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("conversion", pa.string()),
+        *((name, pa.float64()) for name in CONFOUNDERS),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """What a worker needs to score any shard of a ranking. `batch_images` only groups work; it changes no result.
+
+    `token` stands for the content of source and weights, so that a process never reuses one that has changed.
+    """
+
+    out: str
+    token: str
+    source: SourceSpec
+    encoder: str
+    weights: str | None
+    device: str
+    dtype: str
+    rsvd: Rsvd | None
+    shard_size: int
+    batch_images: int
+
+
+def score_shard(plan: RankPlan, shard: int) -> None:
+    """Score images `shard * shard_size ...` of the source and leave a parquet file and a receipt."""
+    started = perf_counter()
+    source, encoder = _opened(plan.source, plan.token), _loaded(plan)
+    indices = range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, len(source.ids)))
+    rows: list[dict[str, Any]] = []
+    failures: list[dict[str, str]] = []
+    moments = SpectrumMoments()
+    for start in range(0, len(indices), plan.batch_images):
+        _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], rows, failures, moments)
+    file = shard_file(Path(plan.out), shard)
+    with atomic_path(file) as part:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), part)
+    facts = {
+        "images": len(indices),
+        "failures": failures,
+        "spectrum": moments.as_dict(),
+        "seconds": perf_counter() - started,
+    }
+    Receipts(Path(plan.out), STAGE).write(shard, [file], facts)
+
+
+def shard_file(out: Path, shard: int) -> Path:
+    """Where the rows of a shard lie."""
+    return out / "shards" / f"{shard:06d}.parquet"
+
+
+def _score_batch(
+    plan: RankPlan,
+    source: ImageSource,
+    encoder: Encoder,
+    indices: range,
+    rows: list[dict[str, Any]],
+    failures: list[dict[str, str]],
+    moments: SpectrumMoments,
+) -> None:
+    loaded: list[tuple[int, LoadedImage]] = []
+    for index in indices:
+        try:
+            loaded.append((index, source.load(index)))
+        except ImageDecodeError as error:
+            failures.append({"id": source.ids[index], "error": str(error)})
+    if not loaded:
+        return
+    prepared = prepare_images(encoder, [image for _, image in loaded])
+    if plan.rsvd is None:
+        scores = exact_scores(encoder, prepared)
+        reference, deflated, deficit = scores.reference, scores.deflated, scores.rank_deficit
+        moments.add(scores.sigma)
+    else:
+        reference = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=[index for index, _ in loaded])
+        deflated, deficit = reference, torch.zeros(len(loaded), dtype=torch.int64)
+    for row, (index, image) in enumerate(loaded):
+        if not math.isfinite(float(deflated[row])):
+            failures.append({"id": source.ids[index], "error": "the encoder's Jacobian is not finite here"})
+            continue
+        rows.append(
+            {
+                "id": source.ids[index],
+                "sha256": image.sha256,
+                "score": float(reference[row]),
+                "score_deflated": float(deflated[row]),
+                "rank_deficit": int(deficit[row]),
+                "width": image.pixels.shape[1],
+                "height": image.pixels.shape[0],
+                "conversion": image.conversion,
+                **confounders(image),
+            }
+        )
+
+
+def prepare_images(encoder: Encoder, images: list[LoadedImage]) -> Tensor:
+    """Network inputs `(N, ...)` of decoded images of any size, each prepared alone so that none affects another."""
+    with torch_threads(threads_of(encoder)), torch.no_grad():
+        return torch.cat([encoder.prepare(as_unit_tensor(image)) for image in images])
+
+
+def as_unit_tensor(image: LoadedImage) -> Tensor:
+    """uint8 `(H, W, 3)` to float32 `(1, 3, H, W)` in `[0, 1]`."""
+    return torch.tensor(image.pixels).permute(2, 0, 1).unsqueeze(0).float() / 255.0
+
+
+class SpectrumMoments:
+    """Running sums of sigma_i and log sigma_i over images, by position i; summed in image order, so that they do not
+    depend on how images were batched."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, sigma: Tensor) -> None:
+        """Add the spectra `(B, r)` of a batch, image by image."""
+        for row in sigma.tolist():
+            if math.isfinite(row[0]):
+                self._add_row(row)
+
+    def _add_row(self, row: list[float]) -> None:
+        logs = [math.log(max(value, 1e-6)) for value in row]
+        for key, values in {
+            "sigma": row,
+            "sigma_squared": [v * v for v in row],
+            "log": logs,
+            "log_squared": [v * v for v in logs],
+        }.items():
+            sums = self.sums.setdefault(key, [0.0] * len(row))
+            for position, value in enumerate(values):
+                sums[position] += value
+        self.count += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a receipt."""
+        return {"count": self.count, **self.sums}
+
+
+@lru_cache(maxsize=1)
+def _opened(spec: SourceSpec, token: str) -> ImageSource:
+    return open_source(spec)
+
+
+@lru_cache(maxsize=1)
+def _loaded(plan: RankPlan) -> Encoder:
+    return load_encoder(plan.encoder, weights=plan.weights, device=plan.device, dtype=plan.dtype)
+
+
+def images_a_batch(encoder: Encoder, requested: int | None) -> int:
+    """Images read at a time: the request, or eight micro-batches."""
+    return 8 * micro_batch_of(encoder) if requested is None else requested

@@ -1,0 +1,237 @@
+"""Schemas of what comes in (benchmark TOML) and goes out (reference sets, run records)."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from minoritybench.errors import BadInputError
+from minoritybench.registry import lookup
+from minoritybench.store import digest_of, read_json
+
+SCHEMA_VERSION: Final = 1
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Tolerance(_Strict):
+    """How far a re-run elsewhere may be: `fd_relative` of a Frechet distance, `score_nats` of a mean score,
+    `fraction` of precision, recall, density, coverage and shares."""
+
+    fd_relative: float
+    score_nats: float
+    fraction: float
+
+
+class BenchmarkSpec(_Strict):
+    """One benchmark, read from one TOML file in `minoritybench/benchmarks/`."""
+
+    name: str
+    title: str
+    dataset: str
+    split: str
+    generator: str
+    image_size: int
+    guide: str
+    judges: list[str]
+    features: list[str]
+    manifold_features: str
+    manifold_k: int
+    reference_set: str
+    keep: str
+    n: int
+    seeds: list[int]
+    steps: int
+    tolerance: Tolerance
+    notes: list[str] = []
+    methods: dict[str, dict[str, Any]] = {}
+
+
+class KeepRule(_Strict):
+    """How many of the lowest-scoring images a reference set keeps: `request` as given, `n` as it came out."""
+
+    request: str
+    per_class: int | None = None
+    n: int
+
+
+class ReferenceSet(_Strict):
+    """Recipe and digest of a world-minority reference set; the members stand beside it in members.csv.
+
+    `sha256` is the digest of the ordered (id, content sha256) pairs of the members; `threshold` the score of its last
+    member: an image scoring at or below it is as rare as the set.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    sha256: str
+    n: int
+    rank_by: Literal["jepa"]
+    keep: KeepRule
+    threshold: float
+    dataset: dict[str, Any]
+    encoder: dict[str, Any]
+    estimator: dict[str, Any]
+    statistics: dict[str, Any]
+    conversions: dict[str, int]
+    failures: int
+    minoritybench: str
+
+
+class MetricRecord(_Strict):
+    """A metric of a run: `value` is the mean over seeds, the interval a 95 % t-interval over them (None for one seed).
+
+    `id` is the digest of name and params; values whose ids differ do not compare.
+    """
+
+    id: str
+    name: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    direction: Literal["higher", "lower"]
+    params: dict[str, Any]
+    per_seed: dict[str, float]
+
+
+class ToolRecord(_Strict):
+    """Which minoritybench made a record; `commit` and `dirty` are None outside a git checkout."""
+
+    version: str
+    commit: str | None
+    dirty: bool | None
+
+
+class MethodRecord(_Strict):
+    """The method and every hyperparameter it ran with."""
+
+    name: str
+    params: dict[str, Any]
+    preset: str
+
+
+class GeneratorRecord(_Strict):
+    """The generator's identity."""
+
+    name: str
+    weights_sha256: str | None
+    dtype: str
+
+
+class SamplingRecord(_Strict):
+    """`n` samples a seed."""
+
+    n: int
+    steps: int
+    seeds: list[int]
+    spacing: str
+    class_conditional: bool
+
+
+class ReferenceRecord(_Strict):
+    """The reference set measured against."""
+
+    name: str
+    sha256: str
+    n: int
+
+
+class Environment(_Strict):
+    """Where it ran."""
+
+    python: str
+    torch: str
+    device: str
+    packages: dict[str, str]
+
+
+class Cost(_Strict):
+    """`seconds` of sampling in all, `seconds_per_sample`; `nfe` denoiser forwards a sample; `encoder_passes` forward
+    and backward products of the guiding encoder a sample; `passes` by kind."""
+
+    seconds: float
+    seconds_per_sample: float
+    peak_memory_bytes: int
+    nfe: int
+    encoder_passes: int
+    passes: dict[str, int]
+
+
+class Artifact(_Strict):
+    """A file that belongs to a record and stands beside it."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class RunRecord(_Strict):
+    """One measured run: everything a leaderboard row says, and enough to make it again."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str = ""
+    created: str
+    status: Literal["complete", "incomplete"]
+    command: str
+    minoritybench: ToolRecord
+    benchmark: str
+    method: MethodRecord
+    generator: GeneratorRecord
+    encoder: dict[str, Any]
+    sampling: SamplingRecord
+    reference_set: ReferenceRecord
+    metrics: list[MetricRecord]
+    failures: list[dict[str, str]]
+    environment: Environment
+    cost: Cost
+    artifacts: list[Artifact]
+    tolerance: Tolerance
+    supersedes: str | None = None
+    warnings: list[str] = Field(default_factory=list)
+
+    def content_id(self) -> str:
+        """Digest of the canonical JSON less `id` and `created`."""
+        return digest_of(self.model_dump(mode="json", exclude={"id", "created"}))
+
+    def metric(self, name: str) -> MetricRecord | None:
+        """The metric of that name, if the record has it."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+def metric_id(name: str, params: dict[str, Any]) -> str:
+    """Short digest of what a metric is: equal ids, comparable values."""
+    return digest_of({"name": name, "params": params})[:16]
+
+
+def load_record(path: Path) -> RunRecord:
+    """Read and validate a record file; one line naming file and field where it does not fit."""
+    return _validated(RunRecord, read_json(path), str(path))
+
+
+def load_reference_recipe(path: Path) -> ReferenceSet:
+    """Read and validate a reference_set.json."""
+    return _validated(ReferenceSet, read_json(path), str(path))
+
+
+def load_benchmark(name: str) -> BenchmarkSpec:
+    """The spec of a registered benchmark."""
+    package, _, file = lookup("benchmarks", name).target.partition(":")
+    text = files(package).joinpath(file).read_text("utf-8")
+    return _validated(BenchmarkSpec, tomllib.loads(text), file)
+
+
+def _validated(model: type[Model], data: Any, where: str) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "document"
+        raise BadInputError(f"{where}: {field}: {first['msg']}") from error

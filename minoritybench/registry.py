@@ -1,0 +1,143 @@
+"""Names to code: one table a kind, resolved only when asked for.
+
+A table maps a public name to `Entry("module:attribute", "one line for lists")`. Nothing is imported to list names,
+so the command line stays fast. Third parties add to a table through the entry-point group
+`minoritybench.<kind>` or name a file outright: `path/to/file.py:attribute`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from minoritybench.errors import BadInputError
+
+_THIS = "minoritybench"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a registered thing lives (`module:attribute`) and what one line says of it."""
+
+    target: str
+    summary: str
+
+
+_DATASETS = {
+    "digits": Entry(f"{_THIS}.data.digits:DigitsSource", "1,797 real 8x8 handwritten digits, embedded"),
+    "celeba": Entry(f"{_THIS}.data.catalogue:open_known", "CelebA aligned faces, 202,599 images"),
+    "imagenet": Entry(f"{_THIS}.data.catalogue:open_known", "ImageNet-1k training split, 1,281,167 images"),
+    "cifar10": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-10, 32x32, 10 classes"),
+    "cifar100": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-100, 32x32, 100 classes"),
+    "mnist": Entry(f"{_THIS}.data.catalogue:open_known", "MNIST, 28x28 handwritten digits"),
+    "fashion-mnist": Entry(f"{_THIS}.data.catalogue:open_known", "Fashion-MNIST, 28x28"),
+    "coco-captions": Entry(f"{_THIS}.data.catalogue:open_known", "MS-COCO 2014 validation images with captions"),
+}
+
+_ENCODERS = {
+    "digits-jepa": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "digits guide: sphere-KoLeo MLP, d=16"),
+    "digits-jepa-b": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out seed of the digits guide"),
+    "digits-ijepa": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out family: I-JEPA ViT with EMA target"),
+    "digits-vicreg": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "negative control: its score is inverted"),
+}
+
+_GENERATORS = {
+    "digits-ddpm": Entry(f"{_THIS}.diffusion.embedded:load_digits_ddpm", "embedded DDPM, class-conditional or not"),
+}
+
+_METHODS = {
+    "adm": Entry(f"{_THIS}.baselines.adm:Adm", "plain ancestral DDPM sampling"),
+    "ddim": Entry(f"{_THIS}.baselines.ddim:Ddim", "deterministic DDIM sampling"),
+    "bns": Entry(f"{_THIS}.baselines.bns:BoostAndSkip", "Boost-and-Skip: boosted initial noise, skipped first steps"),
+    "jepa": Entry(f"{_THIS}.baselines.jepa:Jepa", "JEPA guidance: descends JEPA-SCORE of the denoised estimate"),
+}
+
+_METRICS = {
+    "FD": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "Frechet distance between feature Gaussians, lower"),
+    "precision": Entry(f"{_THIS}.metrics.manifold:precision", "improved precision, k=5, higher"),
+    "recall": Entry(f"{_THIS}.metrics.manifold:recall", "improved recall, k=5, higher"),
+    "density": Entry(f"{_THIS}.metrics.manifold:density", "density, k=5, higher"),
+    "coverage": Entry(f"{_THIS}.metrics.manifold:coverage", "coverage, k=5, higher"),
+    "JEPA-SCORE": Entry(f"{_THIS}.metrics.jepa:mean_jepa_score", "mean JEPA-SCORE of the samples, lower"),
+    "minority share": Entry(
+        f"{_THIS}.metrics.jepa:minority_share", "share of samples below the reference set's score threshold, higher"
+    ),
+}
+
+_FEATURES = {
+    "digits-classifier": Entry(f"{_THIS}.features.digits:ClassifierFeatures", "64-d penultimate layer, digits"),
+    "digits-pca20": Entry(f"{_THIS}.features.digits:PixelPca", "first 20 principal components of digit pixels"),
+}
+
+_BENCHMARKS = {
+    "digits": Entry(f"{_THIS}.benchmarks:digits.toml", "embedded: 8x8 digits, runs offline on two cores"),
+}
+
+_REFERENCE_SETS = {
+    "digits": Entry(f"{_THIS}.reference_sets:digits", "lowest 25 % JEPA-SCORE (digits-jepa) of the training digits"),
+}
+
+_TABLES: dict[str, dict[str, Entry]] = {
+    "datasets": _DATASETS,
+    "encoders": _ENCODERS,
+    "generators": _GENERATORS,
+    "methods": _METHODS,
+    "metrics": _METRICS,
+    "features": _FEATURES,
+    "benchmarks": _BENCHMARKS,
+    "reference-sets": _REFERENCE_SETS,
+}
+KINDS = tuple(_TABLES)
+
+
+def entries(kind: str) -> dict[str, Entry]:
+    """All names of a kind: ours, then those that installed packages register under `minoritybench.<kind>`."""
+    found = dict(_TABLES[kind])
+    for point in entry_points(group=f"minoritybench.{kind}"):
+        found.setdefault(point.name, Entry(point.value, f"from {point.dist.name if point.dist else 'entry point'}"))
+    return found
+
+
+def lookup(kind: str, name: str) -> Entry:
+    """The entry of `name`, or one line with the nearest known names (exit code 2)."""
+    table = entries(kind)
+    if name in table:
+        return table[name]
+    near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(table))}"
+    raise BadInputError(f"unknown {kind.removesuffix('s').replace('-', ' ')} {name!r}{hint}")
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The object a name stands for: a registered entry or `path/to/file.py:attribute`."""
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _attribute(_module_from_file(Path(path)), attribute, name)
+    module, _, attribute = lookup(kind, name).target.partition(":")
+    return _attribute(importlib.import_module(module), attribute, name)
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise BadInputError(f"no such file {str(path)!r}: give path/to/file.py:attribute")
+    name = f"minoritybench_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInputError(f"{str(path)!r} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look their module up here
+    spec.loader.exec_module(module)
+    return module
+
+
+def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
+    if not hasattr(module, attribute):
+        raise BadInputError(f"{name!r}: {module.__name__} has no attribute {attribute!r}")
+    return getattr(module, attribute)

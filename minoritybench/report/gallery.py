@@ -1,0 +1,54 @@
+"""gallery.html of a ranking: lowest and highest images, score histogram, spectrum, confounders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from minoritybench.data.source import ImageSource
+from minoritybench.records import ReferenceSet
+from minoritybench.report.charts import band_svg, histogram_svg
+from minoritybench.report.pages import render
+from minoritybench.report.pictures import data_uri, enlarged, thumbnail
+
+SHOWN = 60
+TILE = 64
+
+
+def gallery_html(
+    source: ImageSource, table: pd.DataFrame, recipe: ReferenceSet, spectrum: dict[str, Any], warnings: list[str]
+) -> str:
+    """A self-contained page; a pure function of the scores and images, so that resumed runs write the same bytes."""
+    ranked = table.sort_values("rank")
+    shown = min(SHOWN, max(1, len(ranked) // 2))
+    where = {name: position for position, name in enumerate(source.ids)}
+    spectrum_chart = None
+    if spectrum:
+        deviation = np.sqrt(spectrum["log_variance"])
+        spectrum_chart = band_svg(spectrum["log_mean"], deviation.tolist(), label="position i, largest first")
+    return render(
+        "gallery.html",
+        recipe=recipe,
+        warnings=warnings,
+        lowest=_tiles(source, where, ranked.head(shown)),
+        highest=_tiles(source, where, ranked.tail(shown).iloc[::-1]),
+        histogram=histogram_svg(
+            table["score_deflated"].tolist(), threshold=recipe.threshold, label="JEPA-SCORE (deflated), nats"
+        ),
+        spectrum=spectrum_chart,
+        total=len(table),
+    )
+
+
+def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": row.id,
+            "rank": row.rank,
+            "score": row.score_deflated,
+            "uri": data_uri(enlarged(thumbnail(source.load(where[str(row.id)]).pixels, TILE), TILE)),
+        }
+        for row in rows.itertuples()
+    ]

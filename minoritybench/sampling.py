@@ -1,0 +1,263 @@
+"""The sampling stage: a benchmark, a method and seeds to PNG files and a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minoritybench.diffusion.loop import run_chain
+from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.diffusion.schedule import make_schedule
+from minoritybench.encoders import load_encoder
+from minoritybench.encoders.base import Encoder
+from minoritybench.engine import run_shards
+from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.methods import ConfiguredMethod, configure
+from minoritybench.microbatch import torch_threads
+from minoritybench.progress import track
+from minoritybench.records import BenchmarkSpec, load_benchmark
+from minoritybench.registry import resolve
+from minoritybench.report.pictures import png_bytes
+from minoritybench.rng import ImageStreams
+from minoritybench.store import (
+    Receipts,
+    digest_of,
+    folder_lock,
+    open_output,
+    sha256_bytes,
+    write_bytes,
+    write_text,
+)
+
+SAMPLES_FILE = "samples.json"
+LABEL_STREAM = "labels"
+STAGE = "sample"
+_SHARD_SIZE = 128
+_SAMPLE_FORMAT = 1
+"""Raised whenever the same plan would give other images."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What `sample` was asked for; None means the benchmark's default. `n` is per seed."""
+
+    method: str
+    benchmark: str = "digits"
+    n: int | None = None
+    seeds: tuple[int, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    class_conditional: bool = False
+    guide: str | None = None
+    batch_size: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images."""
+
+    out: str
+    token: str
+    request: SampleRequest
+    n: int
+    seeds: tuple[int, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Shards a seed."""
+        return -(-self.n // _SHARD_SIZE)
+
+    @property
+    def shards(self) -> int:
+        """Shards in all."""
+        return self.blocks * len(self.seeds)
+
+    def images(self, shard: int) -> tuple[int, range]:
+        """Seed and image numbers of a shard."""
+        seed, block = divmod(shard, self.blocks)
+        return self.seeds[seed], range(block * _SHARD_SIZE, min((block + 1) * _SHARD_SIZE, self.n))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Everything opened for one plan."""
+
+    benchmark: BenchmarkSpec
+    model: DiffusionModel
+    method: ConfiguredMethod
+    encoder: Encoder | None
+    guide: str
+    spacing: str
+
+    def facts(self, request: SampleRequest) -> dict[str, Any]:
+        """The identity of what is sampled: two requests with equal facts give equal images."""
+        return {
+            "format": _SAMPLE_FORMAT,
+            "method": {"name": self.method.name, "params": self.method.params, "preset": self.method.preset},
+            "generator": {
+                "name": self.model.name,
+                "weights_sha256": self.model.weights_sha256,
+                "dtype": self.model.dtype,
+            },
+            "guide": None
+            if self.encoder is None
+            else {"name": self.guide, "weights_sha256": getattr(self.encoder, "weights_sha256", None)},
+            "spacing": self.spacing,
+            "class_conditional": request.class_conditional,
+            "device": request.device,
+        }
+
+
+@dataclass(frozen=True)
+class SampleOutcome:
+    """Finished samples: folder, manifest rows (`file, seed, index, label, sha256`), seconds spent and network passes a
+    sample by kind."""
+
+    out: Path
+    rows: list[dict[str, Any]]
+    seconds: float
+    passes: dict[str, int]
+
+
+def sample(method: str, out: Path | str, **options: Any) -> SampleOutcome:
+    """Draw samples into `out`: PNGs and samples.json. Options are the fields of `SampleRequest`; `settings` may be a
+    dict of hyperparameters."""
+    options["settings"] = tuple(dict(options.get("settings", ())).items())
+    request = SampleRequest(method, **options)
+    plan, facts = make_plan(request, Path(out))
+    with folder_lock(Path(out)):
+        open_output(Path(out), facts, force=False)
+        return draw(plan)
+
+
+def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, Any]]:
+    """Check a request and fix the plan with the facts that identify it; nothing is drawn or written."""
+    sampler = open_sampler(request)
+    n = request.n or sampler.benchmark.n
+    seeds = request.seeds or tuple(sampler.benchmark.seeds)
+    if n < 1 or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise BadInputError("--n must be at least 1, and --seed values distinct and not negative")
+    facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
+    return SamplePlan(str(out), digest_of(facts), request, n, seeds), facts
+
+
+def open_sampler(request: SampleRequest) -> Sampler:
+    """Load the benchmark, the generator, the method and, where it needs one, the guide encoder."""
+    benchmark = load_benchmark(request.benchmark)
+    if request.dtype != "float32":
+        raise BadInputError(f"--dtype {request.dtype}: {benchmark.generator} runs in float32 only")
+    if request.batch_size is not None and request.batch_size < 1:
+        raise BadInputError("--batch-size must be at least 1")
+    method = configure(request.method, dict(request.settings), benchmark)
+    model: DiffusionModel = resolve("generators", benchmark.generator)(benchmark.generator, device=request.device)
+    if request.class_conditional and model.num_classes is None:
+        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    guide = request.guide or benchmark.guide
+    encoder = load_encoder(guide, device=request.device) if method.needs_encoder else None
+    family = getattr(method.instance, "spacing", "")
+    return Sampler(benchmark, model, method, encoder, guide, f"{family}{benchmark.steps}")
+
+
+def draw(plan: SamplePlan) -> SampleOutcome:
+    """Draw the shards that are not done yet and write the manifest. The caller holds the folder's lock."""
+    receipts = Receipts(Path(plan.out), STAGE)
+    pending = [shard for shard in range(plan.shards) if receipts.read(shard) is None]
+    shards = run_shards(sample_shard, plan, pending, plan.request.workers)
+    for _ in track(shards, total=plan.shards, done=plan.shards - len(pending), label="sampling"):
+        pass
+    facts = [fact for shard in range(plan.shards) if (fact := receipts.read(shard)) is not None]
+    if len(facts) != plan.shards:
+        raise MinorityBenchError(
+            f"{plan.shards - len(facts)} shards in {plan.out} did not finish; the same command resumes"
+        )
+    rows = [row for fact in facts for row in fact["rows"]]
+    write_text(Path(plan.out) / SAMPLES_FILE, json.dumps(rows, indent=1) + "\n")
+    return SampleOutcome(Path(plan.out), rows, sum(fact["seconds"] for fact in facts), facts[0]["passes"])
+
+
+def sample_shard(plan: SamplePlan, shard: int) -> None:
+    """Draw one shard: its PNG files first, its receipt last."""
+    started = perf_counter()
+    sampler = _sampler(plan.request, plan.token)
+    seed, indices = plan.images(shard)
+    rows, files = [], []
+    folder = Path(plan.out) / f"seed-{seed}"
+    images, labels, passes = sample_images(sampler, plan.request, seed, indices)
+    for index, pixels, label in zip(indices, images, labels, strict=True):
+        data = png_bytes(pixels)
+        path = folder / f"{index:05d}.png"
+        write_bytes(path, data)
+        files.append(path)
+        rows.append(
+            {
+                "file": f"{folder.name}/{path.name}",
+                "seed": seed,
+                "index": index,
+                "label": label,
+                "sha256": sha256_bytes(data),
+            }
+        )
+    facts = {"rows": rows, "seconds": perf_counter() - started, "passes": passes}
+    Receipts(Path(plan.out), STAGE).write(shard, files, facts)
+
+
+def sample_images(
+    sampler: Sampler, request: SampleRequest, seed: int, indices: Sequence[int]
+) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], list[int | None], dict[str, int]]:
+    """Draw images `indices` of run `seed`: uint8 `(H, W, 3)` each, their labels, and the passes a sample cost.
+
+    `batch_size` only groups images; every network call runs on the model's fixed micro-batch.
+    """
+    size = min(request.batch_size or sampler.model.micro_batch, sampler.model.micro_batch)
+    pixels: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    labels: list[int | None] = []
+    passes: dict[str, int] = {}
+    for start in range(0, len(indices), size):
+        block = list(indices[start : start + size])
+        images, block_labels, passes = _sample_block(sampler, request, seed, block)
+        pixels.extend(to_pixels(images[: len(block)]))
+        labels.extend([None] * len(block) if block_labels is None else block_labels[: len(block)].tolist())
+    return pixels, labels, passes
+
+
+def _sample_block(
+    sampler: Sampler, request: SampleRequest, seed: int, block: list[int]
+) -> tuple[Tensor, Tensor | None, dict[str, int]]:
+    """One micro-batch, filled up with repeats of its first image."""
+    model = sampler.model
+    streams = ImageStreams(seed, block + block[:1] * (model.micro_batch - len(block)))
+    labels = None
+    if request.class_conditional and model.num_classes is not None:
+        labels = streams.integers(model.num_classes, LABEL_STREAM).to(request.device)
+    schedule = make_schedule(model.schedule, sampler.spacing, model.train_steps)
+    resources = {} if sampler.encoder is None else {"encoder": sampler.encoder}
+    with torch_threads(model.threads):
+        state, passes = run_chain(
+            model, schedule, sampler.method.instance, streams, labels, resources=resources, device=request.device
+        )
+        with torch.no_grad():
+            images = model.decode(state)
+    return images, labels, dict(sorted(passes.items()))
+
+
+def to_pixels(images: Tensor) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Nominal `[0, 1]` `(B, 3, H, W)` to uint8 `(H, W, 3)`: clamped, rounded to nearest, no stretching."""
+    levels = (images.clamp(0.0, 1.0) * 255.0 + 0.5).floor().to(torch.uint8)
+    return list(levels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+@lru_cache(maxsize=1)
+def _sampler(request: SampleRequest, token: str) -> Sampler:
+    """Opened once a process; `token` changes with the content of anything the request names."""
+    return open_sampler(request)

@@ -1,0 +1,99 @@
+"""JEPA-SCORE: the log density that an encoder's Jacobian carries, `sum_i log sigma_i(J_f(x))`; low means rare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, threads_of
+from minoritybench.errors import BadInputError
+from minoritybench.microbatch import pad_rows, torch_threads
+from minoritybench.rng import ImageStreams
+from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
+from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
+from minoritybench.scoring.spectrum import Scores, log_sum, scores_from_jacobian
+
+__all__ = ["ESTIMATORS", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
+
+ESTIMATORS = ("exact", "rsvd")
+
+
+def jepa_score(
+    encoder: Encoder,
+    images: Tensor,
+    estimator: Literal["exact", "rsvd"] = "exact",
+    mode: Literal["deflated", "reference"] = "deflated",
+    *,
+    k: int = 3,
+    p: int = 2,
+    q: int = 2,
+    seed: int = 0,
+    rows_per_chunk: int = ROWS_PER_CHUNK,
+) -> Tensor:
+    """JEPA-SCORE of images: float64 `(B,)`, natural log, low means rare.
+
+    `encoder` is any object with `.prepare(images)` and `__call__(prepared) -> (B, d)`; the Jacobian is that of the
+    call at `prepare(images)`. `images` is float `(B, 3, H, W)` in `[0, 1]`.
+
+    `estimator="exact"`: all singular values; `mode="reference"` sums log max(sigma, 1e-6) over all min(d, n) of them
+    (the published definition), `mode="deflated"` leaves out the structural null directions that the encoder declares.
+    `estimator="rsvd"` is an approximation of another quantity: the sum over the k largest values that a randomised
+    SVD with k + p probes and q power iterations finds, a lower bound of the exact top-k sum; `mode` does not enter,
+    for null directions are never among the largest.
+
+    Reference: arXiv:2510.05949; arXiv:2605.24631 Eq. 3 and 8.
+    """
+    if mode not in ("deflated", "reference"):
+        raise BadInputError(f"mode {mode!r} is not one of: deflated, reference")
+    if estimator not in ESTIMATORS:
+        raise BadInputError(f"estimator {estimator!r} is not one of: {', '.join(ESTIMATORS)}")
+    if images.shape[0] == 0:
+        return torch.empty(0, dtype=torch.float64)
+    with torch_threads(threads_of(encoder)):
+        prepared = encoder.prepare(images)
+    if estimator == "rsvd":
+        return rsvd_scores(encoder, prepared, Rsvd(k, p, q), seed=seed, indices=range(images.shape[0]))
+    scores = exact_scores(encoder, prepared, rows_per_chunk=rows_per_chunk)
+    return scores.deflated if mode == "deflated" else scores.reference
+
+
+def exact_scores(encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK) -> Scores:
+    """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
+    size = micro_batch_of(encoder)
+    parts: list[Scores] = []
+    with torch_threads(threads_of(encoder)):
+        for start in range(0, prepared.shape[0], size):
+            block = prepared[start : start + size]
+            graph = JacobianGraph(encoder, pad_rows(block, size))
+            scores = scores_from_jacobian(graph.rows(rows_per_chunk), null_basis(encoder, graph.z))
+            real = block.shape[0]
+            parts.append(
+                Scores(scores.reference[:real], scores.deflated[:real], scores.rank_deficit[:real], scores.sigma[:real])
+            )
+    return Scores(
+        reference=torch.cat([s.reference for s in parts]),
+        deflated=torch.cat([s.deflated for s in parts]),
+        rank_deficit=torch.cat([s.rank_deficit for s in parts]),
+        sigma=torch.cat([s.sigma for s in parts]),
+    )
+
+
+def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:
+    """Top-k sums by randomised SVD at prepared inputs `(N, ...)`: float64 `(N,)`.
+
+    Image `indices[j]` draws its own probes from `(seed, index)`, so a score depends on neither batch nor order.
+    """
+    size = micro_batch_of(encoder)
+    totals: list[Tensor] = []
+    with torch_threads(threads_of(encoder)):
+        for start in range(0, prepared.shape[0], size):
+            block = prepared[start : start + size]
+            streams = ImageStreams(seed, indices[start : start + size])
+            probes = streams.normal((rsvd.probes, block[0].numel()), "score-probes").to(block)
+            graph = JacobianGraph(encoder, pad_rows(block, size))
+            basis = range_basis(graph, pad_rows(probes, size), rsvd.q)
+            totals.append(log_sum(top_k(graph, basis, rsvd.k).sigma)[: block.shape[0]].cpu())
+    return torch.cat(totals)

@@ -1,0 +1,79 @@
+"""Randomised range finder for the encoder's Jacobian, matrix-free, and the top-k score it gives.
+
+Reference: arXiv:2605.24631 Algorithm 1 and Eq. 8 (k, p, q); Halko, Martinsson and Tropp 2011. Differs: products with
+the Jacobian are exact, where the published code takes finite differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minoritybench.errors import BadInputError
+from minoritybench.scoring.jacobian import JacobianGraph
+
+
+@dataclass(frozen=True)
+class Rsvd:
+    """Rank `k`, oversampling `p`, power iterations `q` of the randomised SVD."""
+
+    k: int = 3
+    p: int = 2
+    q: int = 2
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.p < 0 or self.q < 0:
+            raise BadInputError(f"randomised SVD needs k >= 1, p >= 0, q >= 0, not k={self.k} p={self.p} q={self.q}")
+
+    @property
+    def probes(self) -> int:
+        """Random directions drawn an image, `k + p`."""
+        return self.k + self.p
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest singular triplets that a subspace holds, a batch of `B` Jacobians `(d, n)`.
+
+    `sigma` float64 `(B, k)` descending; `left` `(B, k, d)` and `right` `(B, k, n)` unit vectors in the graph's dtype.
+    """
+
+    sigma: Tensor
+    left: Tensor
+    right: Tensor
+
+
+def range_basis(graph: JacobianGraph, probes: Tensor, q: int) -> Tensor:
+    """Orthonormal basis `(B, d, l)` of an approximate top left singular subspace, `l = min(probes, d, n)`.
+
+    `probes` `(B, l, n)` are random tangents; `q` rounds of `J J^T` sharpen the subspace they span.
+    """
+    count = min(probes.shape[1], graph.dim, graph.inputs)
+    unit = torch.nn.functional.normalize(probes[:, :count], dim=2)
+    basis = _orthonormal(graph.jvp(unit))
+    for _ in range(q):
+        basis = _orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))))
+    return basis
+
+
+def top_k(graph: JacobianGraph, basis: Tensor, k: int) -> TopK:
+    """The `k` largest singular triplets of `Q Q^T J` for a basis `Q` `(B, d, l)`.
+
+    Singular values of `Q^T J` never exceed those of `J` (interlacing), so the score is a lower bound of the exact
+    top-k sum. The small eigenproblem is solved in float64; nothing here is differentiated.
+    """
+    projected = graph.vjp(basis.transpose(1, 2)).to(torch.float64)
+    values, vectors = torch.linalg.eigh(projected @ projected.transpose(1, 2))
+    k = min(k, values.shape[1])
+    sigma = values.flip(-1)[:, :k].clamp_min(0.0).sqrt()
+    rotation = vectors.flip(-1)[:, :, :k].transpose(1, 2)
+    left = rotation @ basis.to(torch.float64).transpose(1, 2)
+    right = (rotation @ projected) / sigma.clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(-1)
+    return TopK(sigma=sigma, left=left.to(basis.dtype), right=right.to(basis.dtype))
+
+
+def _orthonormal(rows: Tensor) -> Tensor:
+    """`(B, l, d)` row vectors to an orthonormal basis `(B, d, l)` in the same dtype."""
+    return torch.linalg.qr(rows.to(torch.float64).transpose(1, 2)).Q.to(rows.dtype)

@@ -1,0 +1,92 @@
+"""Singular values of a Jacobian and the JEPA-SCORE read off them.
+
+Reference: JEPA-SCORE, arXiv:2510.05949; arXiv:2605.24631 Eq. 3. Differs: products are accumulated in float64, and the
+head's structural null directions, which carry rounding noise instead of density, can be left out (`deflated`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOG_FLOOR = 1e-6
+"""Singular values at or below this count as this: the published clamp, and the threshold of a rank deficit."""
+
+_COLUMN_BLOCK = 8192
+_GRAM_CONDITION = 1e-9
+"""Where lambda_min / lambda_max of the Gram matrix falls below this, its square root has lost digits."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of `B` images, all float64 on the CPU.
+
+    `reference` sums log max(sigma, 1e-6) over all min(d, n) singular values (the published JEPA-SCORE); `deflated`
+    leaves out the structural null directions; `rank_deficit` (int64) counts the remaining values at or below 1e-6;
+    `sigma` `(B, r)` holds the remaining values, descending.
+    """
+
+    reference: Tensor
+    deflated: Tensor
+    rank_deficit: Tensor
+    sigma: Tensor
+
+
+def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
+    """Both scores from Jacobians `(B, d, n)` and an orthonormal basis `(B, d, m)` of structural null directions."""
+    full = singular_values(jacobian)
+    if nulls is None:
+        sigma = full
+    else:
+        # With d > n the null directions of the head lie among the d - n that vanish anyway.
+        kept = min(jacobian.shape[1] - nulls.shape[2], jacobian.shape[2])
+        sigma = singular_values(_project_out(jacobian, nulls), keep=kept)
+    return Scores(
+        reference=log_sum(full).cpu(),
+        deflated=log_sum(sigma).cpu(),
+        rank_deficit=(sigma <= LOG_FLOOR).sum(dim=1).cpu(),
+        sigma=sigma.cpu(),
+    )
+
+
+def log_sum(sigma: Tensor) -> Tensor:
+    """`sum_i log max(sigma_i, 1e-6)` over the last axis, natural logarithm."""
+    return sigma.clamp_min(LOG_FLOOR).log().sum(dim=-1)
+
+
+def singular_values(jacobian: Tensor, keep: int | None = None) -> Tensor:
+    """The `keep` (default min(d, n)) largest singular values of `(B, d, n)`: float64 `(B, keep)`, descending.
+
+    From the eigenvalues of the smaller Gram matrix, accumulated in float64, which for well-conditioned Jacobians is
+    as exact as an SVD and several times faster; images whose spectrum is too wide for that get the SVD. A Jacobian
+    with an infinite or undefined entry gives NaN.
+    """
+    keep = min(jacobian.shape[1:]) if keep is None else keep
+    finite = jacobian.isfinite().flatten(1).all(dim=1)
+    jacobian = torch.where(finite.view(-1, 1, 1), jacobian, 0.0)
+    values = torch.linalg.eigvalsh(_gram(jacobian)).flip(-1)[:, :keep].clamp_min(0.0)
+    sigma = values.sqrt()
+    wide = values[:, -1] < _GRAM_CONDITION * values[:, 0]
+    for index in wide.nonzero().flatten().tolist():
+        sigma[index] = torch.linalg.svdvals(jacobian[index].to(torch.float64))[:keep]
+    return torch.where(finite.unsqueeze(1), sigma, torch.nan)
+
+
+def _gram(jacobian: Tensor) -> Tensor:
+    """`J J^T` or `J^T J`, whichever is smaller, float64 `(B, m, m)`, summed over column blocks to bound memory."""
+    wide = jacobian if jacobian.shape[1] <= jacobian.shape[2] else jacobian.transpose(1, 2)
+    size, columns = wide.shape[1:]
+    gram = torch.zeros(wide.shape[0], size, size, dtype=torch.float64, device=wide.device)
+    for start in range(0, columns, _COLUMN_BLOCK):
+        block = wide[:, :, start : start + _COLUMN_BLOCK].to(torch.float64)
+        gram += block @ block.transpose(1, 2)
+    return gram
+
+
+def _project_out(jacobian: Tensor, basis: Tensor) -> Tensor:
+    """`(I - N N^T) J` in float64."""
+    rows = jacobian.to(torch.float64)
+    basis = basis.to(rows.device)
+    return rows - basis @ (basis.transpose(1, 2) @ rows)

@@ -1,0 +1,1 @@
+"""Versioned world-minority reference sets: recipes and indices, never images."""
