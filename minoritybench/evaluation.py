@@ -118,9 +118,9 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     if bool(request.sample.method) == (request.samples is not None):
         raise BadInputError("give either --method or --samples")
     benchmark = load_benchmark(request.sample.benchmark)
+    facts = _sample_facts(request)
     reference = load_reference_set(request.reference or benchmark.reference_set)
     judges = _judges(request, benchmark, reference)
-    facts = _sample_facts(request)
     plan = {
         **facts,
         "kind": "evaluate",

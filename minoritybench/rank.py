@@ -22,7 +22,7 @@ from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.progress import track
 from minoritybench.rank_shard import STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import ReferenceSet, load_benchmark
-from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, index_digest, select_members
+from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, index_digest, parse_keep, select_members
 from minoritybench.registry import entries
 from minoritybench.scoring import ESTIMATORS, Rsvd
 from minoritybench.store import (
@@ -127,6 +127,7 @@ def prepare_job(request: RankRequest) -> RankJob:
     name = request.encoder or _benchmark_default(spec, "guide", _DEFAULT_ENCODER)
     encoder = load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype)
     keep = request.keep or _benchmark_default(spec, "keep", _DEFAULT_KEEP)
+    parse_keep(keep, len(source.ids))  # before any work, not after it
     plan = {
         "kind": "rank-dataset",
         "format": _ROW_FORMAT,

@@ -70,14 +70,15 @@ def load_reference_set(name: str | Path) -> LoadedReference:
 
 def _read_members(path: Path) -> pd.DataFrame:
     try:
-        members = pd.read_csv(
-            path, dtype={"id": str, "sha256": str}, float_precision="round_trip", keep_default_na=False
-        )
+        members = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path} cannot be read: {error}") from error
     if list(members.columns) != MEMBER_COLUMNS:
         raise BadInputError(f"{path} must have the columns {', '.join(MEMBER_COLUMNS)}")
-    return members
+    try:  # from text, so that every digit written is read back whatever pandas' own parser does
+        return members.astype({"rank": int, "score": float, "score_deflated": float})
+    except ValueError as error:
+        raise BadInputError(f"{path}: {error}") from error
 
 
 def _checked(source: ImageSource, position: int, row: Any) -> LoadedImage:
@@ -109,7 +110,7 @@ def parse_keep(request: str, total: int) -> int:
     except ValueError as error:
         raise BadInputError(f"--keep {request!r}: give a count such as 1000 or a share such as 25%") from error
     if count > total:
-        raise BadInputError(f"--keep {count}: only {total} images were scored")
+        raise BadInputError(f"--keep {count}: only {total} images")
     return count
 
 

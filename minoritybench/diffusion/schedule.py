@@ -117,7 +117,7 @@ class Schedule:
 
 def respaced(betas: Table, timesteps: Sequence[int]) -> Schedule:
     """The chain that visits only `timesteps` (ascending) of the training chain with `betas`."""
-    cumulative: Table = np.cumprod(1.0 - betas)[list(timesteps)]
+    cumulative: Table = np.cumprod(1.0 - betas, dtype=np.float64)[list(timesteps)]
     previous = np.append(1.0, cumulative[:-1])
     return Schedule(timesteps=tuple(timesteps), betas=1 - cumulative / previous, alphas_cumprod=cumulative)
 

@@ -1,0 +1,5 @@
+"""`python -m minoritybench`"""
+
+from minoritybench.cli import main
+
+main()

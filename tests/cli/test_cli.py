@@ -1,0 +1,129 @@
+"""The command line as a user meets it: exit codes, clean stdout, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+KINDS = ("datasets", "encoders", "generators", "methods", "metrics", "benchmarks", "reference-sets")
+
+
+def minoritybench(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "minoritybench", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['minoritybench', '--help']\n"
+        "from minoritybench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as e: code = e.code\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy or code else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rank-dataset" in done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_list_as_json(kind: str) -> None:
+    done = minoritybench("list", kind, "--json")
+    assert done.returncode == 0
+    rows = json.loads(done.stdout)
+    assert rows
+    assert all(set(row) == {"name", "summary"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("rank-dataset", "digitz"), 2, "did you mean 'digits'"),
+        (("rank-dataset", "celeba"), 4, "mmlab.ie.cuhk.edu.hk"),
+        (("rank-dataset", "imagenet", "--root", "/nowhere"), 4, "/nowhere"),
+        (("rank-dataset", "digits", "--encoder", "digits-jep"), 2, "did you mean 'digits-jepa'"),
+        (("rank-dataset", "digits", "--keep", "lots"), 2, "--keep"),
+        (("rank-dataset", "digits", "--weights", "/nowhere.safetensors"), 4, "/nowhere.safetensors"),
+        (("rank-dataset", "digits", "--batch-size", "0"), 2, "positive integer"),
+        (("rank-dataset", "digits", "--device", "cuda:99"), 2, "cannot be used here"),
+        (("evaluate", "--method", "jeppa"), 2, "did you mean 'jepa'"),
+        (("evaluate",), 2, "either --method or --samples"),
+        (("evaluate", "--method", "jepa", "--set", "eta"), 2, "key=value"),
+        (("evaluate", "--method", "jepa", "--reference", "digit"), 2, "did you mean 'digits'"),
+        (("evaluate", "--samples", "/nowhere"), 2, "/nowhere"),
+        (("sample", "--method", "/nowhere.py:X", "--out", "x"), 2, "/nowhere.py"),
+        (("evalute",), 2, "did you mean 'evaluate'"),
+        (("list", "method"), 2, "did you mean 'methods'"),
+        (("verify", "nothing"), 2, "unknown reference set"),
+        (("leaderboard", "add", "/nowhere.json"), 2, "/nowhere.json"),
+        (("rank-dataset", "digits", "--flag"), 2, "--flag"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_code(words: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
+    done = minoritybench(*words, cwd=tmp_path)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_keep_that_cannot_be_met_is_refused_before_any_work(tmp_path: Path) -> None:
+    done = minoritybench("rank-dataset", "digits", "--keep", "5000", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "only 1500 images" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_rank_json_is_one_document_and_failures_exit_five(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    done = minoritybench("rank-dataset", folder, "--out", tmp_path / "out", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["n"] == 1
+    assert set(document["cost"]) == {"seconds", "exact_fraction", "row_fraction"}
+    (folder / "broken.png").write_text("text")
+    done = minoritybench("rank-dataset", folder, "--out", tmp_path / "out2", "--json")
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["failures"] == 1
+    assert "broken.png" in done.stderr
+
+
+def test_sample_then_evaluate_then_json(tmp_path: Path) -> None:
+    done = minoritybench("sample", "--method", "ddim", "--n", "10", "--seed", "4", "--out", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "s" / "samples.json").read_text())) == 10
+    done = minoritybench("evaluate", "--samples", tmp_path / "s", "--out", tmp_path / "e", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["sampling"]["n"] == 10
+    assert record["command"] == f"minoritybench evaluate --samples {tmp_path / 's'}"
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    for words in (
+        ("rank-dataset", "digits"),
+        ("evaluate", "--method", "jepa"),
+        ("sample", "--method", "adm", "--out", "s"),
+    ):
+        done = minoritybench(*words, "--dry-run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_digits() -> None:
+    done = minoritybench("verify", "digits", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images_checked"] == 375

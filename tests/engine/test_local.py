@@ -1,0 +1,46 @@
+"""The local engine: every shard once, errors pass through, dead workers are reported."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from minoritybench.engine import run_shards
+from minoritybench.engine.local import WorkerDiedError
+from minoritybench.errors import BadInputError
+
+
+def touch(folder: str, shard: int) -> None:
+    with (Path(folder) / str(shard)).open("x"):
+        pass
+
+
+def fail_on_three(folder: str, shard: int) -> None:
+    touch(folder, shard)
+    if shard == 3:
+        raise BadInputError("shard three is bad")
+
+
+def die_on_one(folder: str, shard: int) -> None:
+    if shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_shard_runs_once(workers: int, tmp_path: Path) -> None:
+    assert sorted(run_shards(touch, str(tmp_path), [4, 0, 2], workers)) == [0, 2, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2", "4"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_reach_the_caller(workers: int, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="three"):
+        list(run_shards(fail_on_three, str(tmp_path), range(5), workers))
+
+
+def test_killed_worker_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(WorkerDiedError, match="resumes"):
+        list(run_shards(die_on_one, str(tmp_path), range(3), 2))

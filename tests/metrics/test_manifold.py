@@ -1,0 +1,75 @@
+"""Precision, recall, density, coverage: identities, an own brute-force count, and known expectations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minoritybench import metrics
+from minoritybench.errors import BadInputError
+
+
+def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
+    def radii(points: np.ndarray) -> np.ndarray:
+        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+        return np.sort(distances, axis=1)[:, k]
+
+    between = np.linalg.norm(real[:, None] - fake[None], axis=2)
+    inside_real = between < radii(real)[:, None]
+    inside_fake = between < radii(fake)[None, :]
+    return {
+        "precision": inside_real.any(axis=0).mean(),
+        "recall": inside_fake.any(axis=1).mean(),
+        "density": inside_real.sum(axis=0).mean() / k,
+        "coverage": inside_real.any(axis=1).mean(),
+    }
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(40, 70, 5), (70, 40, 3), (30, 30, 1)])
+def test_agrees_with_a_brute_force_count(n: int, m: int, k: int) -> None:
+    rng = np.random.default_rng(n)
+    real, fake = rng.normal(size=(n, 6)), rng.normal(size=(m, 6)) * 1.3 + 0.3
+    expected = brute_force(real, fake, k)
+    for name, value in expected.items():
+        assert getattr(metrics, name)(real=real, fake=fake, k=k).value == pytest.approx(value, abs=1e-12)
+
+
+def test_copies_score_one_and_strangers_zero() -> None:
+    real = np.random.default_rng(0).normal(size=(60, 4))
+    for shift, expected in ((0.0, 1.0), (1000.0, 0.0)):
+        values = metrics.manifold_metrics(real=real, fake=real + shift)
+        assert {value.value for value in values.values()} == {expected}
+
+
+def test_swapping_sides_swaps_precision_and_recall() -> None:
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(50, 5)), rng.normal(size=(80, 5)) * 1.5
+    assert metrics.precision(real=a, fake=b).value == metrics.recall(real=b, fake=a).value
+    assert metrics.precision(real=a, fake=b).value != metrics.recall(real=a, fake=b).value
+    with pytest.raises(TypeError):
+        metrics.precision(a, b)  # type: ignore[misc]
+
+
+def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(2)
+    metrics.density(real=rng.normal(size=(20, 3)), fake=rng.normal(size=(20, 3)))
+    assert capsys.readouterr().out == ""
+
+
+def test_too_few_points_are_refused() -> None:
+    with pytest.raises(BadInputError, match="at least 6"):
+        metrics.coverage(real=np.ones((5, 2)), fake=np.ones((9, 2)))
+
+
+def test_t_interval_of_three_seeds() -> None:
+    mean, low, high = metrics.t_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / 3**0.5  # t quantile of 0.975 at 2 degrees of freedom
+    assert (mean, low, high) == pytest.approx((2.0, 2.0 - half, 2.0 + half))
+    assert metrics.t_interval([5.0]) == (5.0, None, None)
+
+
+def test_score_metrics() -> None:
+    assert metrics.mean_jepa_score([-1.0, -3.0]).value == -2.0
+    share = metrics.minority_share([-1.0, -3.0, -2.0, 0.0], threshold=-2.0)
+    assert share.value == 0.5
+    assert share.params == {"threshold": -2.0, "n_fake": 4}

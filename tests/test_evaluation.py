@@ -1,0 +1,117 @@
+"""evaluate: the record, its identity, resuming, samples made elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import minoritybench
+from minoritybench.errors import BadInputError
+from minoritybench.records import RunRecord, load_record
+
+KEYS = """schema_version id created status command minoritybench benchmark method generator encoder sampling reference_set
+metrics failures environment cost artifacts tolerance supersedes""".split()
+NAMES = [
+    "FD (digits-classifier)",
+    "FD (digits-pca20)",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "JEPA-SCORE",
+    "JEPA-SCORE (deflated)",
+    "JEPA-SCORE (held-out: digits-jepa-b)",
+    "JEPA-SCORE (held-out: digits-ijepa)",
+    "minority share",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunRecord]:
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    return out, minoritybench.evaluate("jepa", n=40, seeds=(0, 1), out=out)
+
+
+def test_record_has_the_promised_keys_and_metrics(run: tuple[Path, RunRecord]) -> None:
+    out, record = run
+    document = json.loads((out / "record.json").read_text())
+    assert set(KEYS) <= set(document)
+    assert [metric.name for metric in record.metrics] == NAMES
+    assert record.id == record.content_id()
+    assert record.cost.nfe == 50
+    assert record.cost.passes["denoiser_backward"] == 13
+    assert record.method.params["eta"] == 1.0
+    assert load_record(out / "record.json") == record
+
+
+def test_value_is_the_mean_of_the_seeds_with_a_t_interval(run: tuple[Path, RunRecord]) -> None:
+    metric = run[1].metric("FD (digits-classifier)")
+    assert metric is not None
+    values = list(metric.per_seed.values())
+    half = 12.706204736 * np.std(values, ddof=1) / 2**0.5  # t quantile of 0.975 at 1 degree of freedom
+    assert metric.value == pytest.approx(np.mean(values))
+    assert metric.ci_high == pytest.approx(metric.value + half)
+
+
+def test_sidecar_scores_are_those_of_the_saved_files(run: tuple[Path, RunRecord]) -> None:
+    out, record = run
+    table = pd.read_parquet(out / "per_image.parquet")
+    import torch
+
+    files = [out / "samples" / f"seed-{row.seed}" / f"{row.index:05d}.png" for row in table.itertuples(index=False)]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in files])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    scores = minoritybench.jepa_score(minoritybench.load_encoder("digits-jepa"), images, mode="reference")
+    assert (scores.numpy() == table["score/digits-jepa/reference"].to_numpy()).all()
+    metric = record.metric("JEPA-SCORE")
+    assert metric is not None
+    assert metric.value == pytest.approx(float(scores.mean()))
+
+
+def test_finished_run_is_read_back(run: tuple[Path, RunRecord]) -> None:
+    out, record = run
+    assert minoritybench.evaluate("jepa", n=40, seeds=(0, 1), out=out) == record
+    with pytest.raises(BadInputError, match="holds other work"):
+        minoritybench.evaluate("jepa", n=41, seeds=(0, 1), out=out)
+
+
+def test_values_do_not_depend_on_workers_or_batch_size(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    other = minoritybench.evaluate("jepa", n=40, seeds=(0, 1), out=tmp_path / "other", workers=2, batch_size=3)
+    assert [m.per_seed for m in other.metrics] == [m.per_seed for m in run[1].metrics]
+
+
+def test_own_samples_are_measured_like_ours(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    out, record = run
+    elsewhere = minoritybench.evaluate(samples=out / "samples" / "seed-1", out=tmp_path / "x")
+    for metric in record.metrics:
+        found = elsewhere.metric(metric.name)
+        assert found is not None
+        assert found.value == metric.per_seed["1"]
+        assert found.ci_low is None
+    assert elsewhere.method.name == "samples"
+
+
+def test_other_guide_keeps_the_benchmarks_encoder_as_a_judge(tmp_path: Path) -> None:
+    record = minoritybench.evaluate("jepa", n=12, seeds=(0,), guide="digits-vicreg", out=tmp_path / "x")
+    assert record.encoder["guide"] == "digits-vicreg"
+    score, held_out = record.metric("JEPA-SCORE"), record.metric("JEPA-SCORE (held-out: digits-jepa)")
+    assert score is not None
+    assert held_out is not None
+    assert score.params["encoder"] == "digits-vicreg"
+
+
+def test_broken_sample_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no")
+    with pytest.raises(BadInputError, match=r"a\.png"):
+        minoritybench.evaluate(samples=tmp_path, out=tmp_path.parent / "broken-out")
+
+
+def test_method_and_samples_exclude_each_other(tmp_path: Path) -> None:
+    for options in ({}, {"method": "adm", "samples": tmp_path}):
+        with pytest.raises(BadInputError, match="either --method or --samples"):
+            minoritybench.evaluate(**options)

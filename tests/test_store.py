@@ -1,0 +1,87 @@
+"""Atomic files, receipts, plans and the folder lock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minoritybench.errors import BadInputError
+from minoritybench.store import Receipts, atomic_path, canonical_json, folder_lock, open_output, read_json, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def fail() -> None:
+        with atomic_path(target) as part:
+            part.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_receipt_holds_only_while_its_files_are_whole(tmp_path: Path) -> None:
+    receipts = Receipts(tmp_path, "score")
+    file = tmp_path / "shards" / "0.bin"
+    write_text(file, "content")
+    assert receipts.read(0) is None
+    receipts.write(0, [file], {"rows": 3})
+    assert receipts.read(0) == {"rows": 3}
+    write_text(file, "contenT")
+    assert receipts.read(0) is None
+    write_text(file, "content")
+    receipts.path(0).write_text(receipts.path(0).read_text()[:-20])
+    assert receipts.read(0) is None
+
+
+def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with folder_lock(out):
+        open_output(out, {"n": 1}, force=False)
+        write_text(out / "result.txt", "1")
+        open_output(out, {"n": 1}, force=False)
+        with pytest.raises(BadInputError, match="n: 1 there, 2 asked for"):
+            open_output(out, {"n": 2}, force=False)
+        assert (out / "result.txt").exists()
+        open_output(out, {"n": 2}, force=True)
+        assert not (out / "result.txt").exists()
+        assert read_json(out / "plan.json") == {"n": 2}
+
+
+def test_foreign_folder_is_never_touched_even_by_force(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with folder_lock(tmp_path), pytest.raises(BadInputError, match="not made by minoritybench"):
+        open_output(tmp_path, {"n": 1}, force=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_second_holder_is_told(tmp_path: Path) -> None:
+    with folder_lock(tmp_path), pytest.raises(BadInputError, match="another process"), folder_lock(tmp_path):
+        pass
+
+
+def test_lock_sweeps_partial_files_of_a_killed_writer(tmp_path: Path) -> None:
+    with folder_lock(tmp_path):
+        open_output(tmp_path, {}, force=False)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / ".0.bin.abc.part").write_text("half")
+    with folder_lock(tmp_path):
+        assert not list((tmp_path / "shards").iterdir())
+
+
+def test_out_that_is_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(BadInputError, match="is a file"), folder_lock(file):
+        pass
+
+
+def test_canonical_json_refuses_nan() -> None:
+    assert canonical_json({"b": 0.1, "a": "σ"}) == '{"a":"σ","b":0.1}'
+    with pytest.raises(ValueError, match="Out of range"):
+        canonical_json(float("nan"))
