@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from minoritybench.errors import BadInputError
 from minoritybench.records import BenchmarkSpec
@@ -17,6 +17,7 @@ from minoritybench.registry import resolve
 
 DEFAULT_PRESET = "reference"
 KNOWN_NEEDS = frozenset({"encoder"})
+_FINITE = ConfigDict(allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,6 @@ def _converted(method: str, key: str, value: Any, fields: Mapping[str, Any]) -> 
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has: {', '.join(fields) or 'none'}"
         raise BadInputError(f"--set {key}: {method} has no such hyperparameter{hint}")
     try:
-        return TypeAdapter(fields[key]).validate_python(value)
+        return TypeAdapter(fields[key], config=_FINITE).validate_python(value)
     except ValidationError as error:
         raise BadInputError(f"--set {key}={value}: {error.errors()[0]['msg']}") from error

@@ -133,7 +133,10 @@ def _module_from_file(path: Path) -> ModuleType:
         raise BadInputError(f"{str(path)!r} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look their module up here
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadInputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -144,7 +144,7 @@ def sample(method: str, out: Path | str, **options: Any) -> SampleOutcome:
 def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, Any]]:
     """Check a request and fix the plan with the facts that identify it; nothing is drawn or written."""
     sampler = open_sampler(request)
-    n = request.n or sampler.benchmark.n
+    n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
     if n < 1 or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise BadInputError("--n must be at least 1, and --seed values distinct and not negative")

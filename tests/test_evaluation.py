@@ -14,8 +14,11 @@ import minoritybench
 from minoritybench.errors import BadInputError
 from minoritybench.records import RunRecord, load_record
 
-KEYS = """schema_version id created status command minoritybench benchmark method generator encoder sampling reference_set
-metrics failures environment cost artifacts tolerance supersedes""".split()
+KEYS = (
+    *("schema_version", "id", "created", "status", "command", "minoritybench", "benchmark", "method", "generator"),
+    *("encoder", "sampling", "reference_set", "metrics", "failures", "environment", "cost", "artifacts", "tolerance"),
+    "supersedes",
+)
 NAMES = [
     "FD (digits-classifier)",
     "FD (digits-pca20)",

@@ -100,9 +100,11 @@ def test_pixels_are_rounded_and_clamped() -> None:
     [
         ({"settings": {"etta": 1}}, "did you mean 'eta'"),
         ({"settings": {"eta": "big"}}, "--set eta=big"),
+        ({"settings": {"eta": "nan"}}, "--set eta=nan"),
         ({"settings": {"k": 0}}, "k >= 1"),
         ({"settings": {"preset": "secret"}}, "no preset 'secret'"),
         ({"seeds": (1, 1)}, "distinct"),
+        ({"n": 0}, "at least 1"),
         ({"dtype": "bfloat16"}, "float32 only"),
         ({"guide": "digits-jepaa"}, "did you mean"),
         ({"benchmark": "celeba64"}, "unknown benchmark"),
@@ -110,7 +112,7 @@ def test_pixels_are_rounded_and_clamped() -> None:
 )
 def test_bad_requests_are_one_line(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=message):
-        minoritybench.sample("jepa", tmp_path / "out", n=2, **options)
+        minoritybench.sample("jepa", tmp_path / "out", **{"n": 2, **options})
     assert not (tmp_path / "out").exists()
 
 

@@ -78,6 +78,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away; nothing left to say to it
         raise SystemExit(0) from None
+    except OSError as error:  # no space, no permission: the user's to mend, and finished shards are kept
+        _fail(f"{error.strerror or error}: {error.filename or 'no file named'}", 2)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -48,8 +48,10 @@ def build_command(results: Path, out: Path) -> None:
     "--remeasure", metavar="METHOD", default=None, help="Also run METHOD again on one seed and compare with its record."
 )
 @click.option("--benchmark", default="digits", show_default=True, help="The benchmark to remeasure on.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The seed to remeasure.")
-def check_command(results: Path, out: Path, remeasure: str | None, benchmark: str, seed: int) -> None:
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=None, help="The seed to remeasure. Default: the record's first."
+)
+def check_command(results: Path, out: Path, remeasure: str | None, benchmark: str, seed: int | None) -> None:
     """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
     from minoritybench.leaderboards import check, find_records
 
@@ -73,13 +75,14 @@ def add_command(record: Path, results: Path) -> None:
     click.echo(f"filed in {add(record, results)}; now run: minoritybench leaderboard build")
 
 
-def _remeasure(results: Path, benchmark_name: str, method: str, seed: int) -> None:
+def _remeasure(results: Path, benchmark_name: str, method: str, requested: int | None) -> None:
     from minoritybench.evaluation import evaluate
     from minoritybench.leaderboards import declared_record, drift
     from minoritybench.records import load_benchmark
 
     benchmark = load_benchmark(benchmark_name)
     record = declared_record(benchmark, method, results)
+    seed = record.sampling.seeds[0] if requested is None else requested
     if seed not in record.sampling.seeds:
         raise CheckFailedError(f"the record of {method} has the seeds {record.sampling.seeds}, not {seed}")
     with tempfile.TemporaryDirectory() as folder:

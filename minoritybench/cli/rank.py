@@ -33,7 +33,7 @@ _FAILED_ITEMS = 5
 @click.option(
     "--shard-size", type=click.IntRange(min=1), default=256, show_default=True, help="Images a unit of resumable work."
 )
-@click.option("--download", is_flag=True, help="Allow fetching a named dataset that is not there.")
+@click.option("--download", is_flag=True, help="Fetch an absent dataset, where that is possible: none yet.")
 @compute_options
 @output_options
 def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: bool, **options: Any) -> None:
@@ -47,11 +47,6 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
     """
     from minoritybench.rank import RankRequest, prepare_job, run_job
 
-    if download:
-        click.echo(
-            "--download: no dataset of this version can be fetched automatically; see the message of a missing one",
-            err=True,
-        )
     job = prepare_job(RankRequest(**options))
     if dry_run:
         facts = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from minoritybench.encoders.base import Encoder
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.registry import resolve
 
 __all__ = ["DTYPES", "Encoder", "load_encoder"]
@@ -42,7 +42,13 @@ def load_encoder(
             chosen["device"] = device
         if dtype != "float32":
             chosen["dtype"] = getattr(torch, dtype)
-        return _checked(factory(**chosen), name)
+        try:
+            encoder = factory(**chosen)
+        except MinorityBenchError:
+            raise
+        except Exception as error:
+            raise BadInputError(f"encoder {name!r}: its factory failed: {type(error).__name__}: {error}") from error
+        return _checked(encoder, name)
     fixed = getattr(factory, "input_size", None)
     if input_size is not None and fixed is not None and input_size != fixed:
         raise BadInputError(f"{name} takes {fixed} px inputs only, not input_size={input_size}")

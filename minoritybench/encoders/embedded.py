@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minoritybench.data.resize import resize
 from minoritybench.embedded.models import IJepaViT, SphereMLP
-from minoritybench.embedded.weights import BUILDERS, load_module, random_module, weights_path
-from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.embedded.weights import load_file_into, load_module, random_module, weights_path
+from minoritybench.errors import MissingAssetError
 from minoritybench.store import sha256_file
 
 RANDOM_SEED = 0
@@ -41,7 +41,11 @@ class DigitsEncoder:
             self.weights = "random"
         else:
             path = weights_path(name) if weights is None else Path(weights)
-            module = load_module(name) if weights is None else _load_file(name, path)
+            if weights is not None and not path.is_file():
+                raise MissingAssetError(
+                    f"--weights {path}: no such file; it should hold {name}'s tensors as safetensors"
+                )
+            module = load_module(name) if weights is None else load_file_into(name, path)
             self.weights = "shipped" if weights is None else "file"
             self.weights_sha256 = sha256_file(path)
         self.module = module.to(device=device, dtype=dtype)
@@ -65,18 +69,3 @@ class DigitsEncoder:
         if isinstance(self.module, IJepaViT):
             return (1.0 / self.module.norm.weight).expand_as(z).unsqueeze(-1)
         return None
-
-
-def _load_file(name: str, path: Path) -> nn.Module:
-    """The named architecture with weights from a user's safetensors file."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise MissingAssetError(f"--weights {path}: no such file; it should hold {name}'s tensors as safetensors")
-    module = BUILDERS[name]()
-    try:
-        module.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise BadInputError(f"--weights {path} does not fit {name}: {str(error).splitlines()[0]}") from error
-    return module.eval().requires_grad_(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,12 +49,15 @@ def run_shards(
             raise WorkerDiedError(
                 "a worker process was killed, perhaps for memory; the same command resumes"
             ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # an interrupt too: shards in flight are not waited for, they will be done again
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 def _die_with_parent(parent: int) -> None:
-    """Leave when the parent is gone, so that a killed run leaves no worker behind."""
+    """Leave when the parent is gone, so that a killed run leaves no worker behind; interrupts are the parent's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:

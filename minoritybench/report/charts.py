@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 
 Axis = Callable[[float], float]
 
-_WIDTH, _HEIGHT = 640, 220
+_WIDTH, _HEIGHT = 420, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
 
 

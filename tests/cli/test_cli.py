@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,36 @@ def test_verify_digits() -> None:
     done = minoritybench("verify", "digits", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["images_checked"] == 375
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupt_exits_130_with_one_line_and_resumes(workers: int, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "minoritybench", "sample", "--method", "jepa", "--n", "900", "--seed", "0"]
+    words += ["--out", str(tmp_path / "s"), "--workers", str(workers)]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("s/receipts/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert stderr.strip().splitlines()[-1].startswith("minoritybench: interrupted")
+    assert "Traceback" not in stderr
+    assert minoritybench(*words[3:]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_this", "nothing_like_this"),
+        ("def make(): raise ValueError('no weights')", "no weights"),
+        ("def make(): return 3", "without prepare"),
+        ("x = 1", "no attribute 'make'"),
+    ],
+)
+def test_faulty_user_encoder_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    done = minoritybench("rank-dataset", "digits", "--encoder", f"{tmp_path / 'mine.py'}:make", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

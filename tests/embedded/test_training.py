@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.embedded.card import render
 from minoritybench.embedded.card_figures import agreement
-from minoritybench.embedded.models import TIMESTEPS, cosine_alphas_cumprod, cosine_betas
+from minoritybench.embedded.models import TIMESTEPS, DigitsDenoiser
 from minoritybench.embedded.recipes_common import Schedule, TrainingData, derive_seed, random_views, training_data
 from minoritybench.embedded.recipes_encoders import koleo
 from minoritybench.embedded.recipes_ijepa import mask_table
@@ -109,14 +110,11 @@ def test_masks_hide_two_disjoint_blocks() -> None:
     assert (0, 1, 4, 5, 10, 11, 14, 15) in hidden
 
 
-def test_cosine_schedule() -> None:
-    betas, abar = cosine_betas(), cosine_alphas_cumprod()
-    assert betas.dtype == torch.float64
-    assert len(betas) == TIMESTEPS
-    assert betas.max() == 0.999
-    assert abar[0] == pytest.approx(0.99995, abs=1e-5)
-    assert abar[499] == pytest.approx(0.4938, abs=1e-3)
-    assert (abar.diff() < 0).all()
+def test_denoiser_levels_are_those_of_the_sampling_schedule() -> None:
+    table = make_schedule("cosine", str(TIMESTEPS)).alphas_cumprod
+    signal, sigma = DigitsDenoiser().levels(torch.tensor([0, 499, 999]))
+    assert signal.flatten().tolist() == pytest.approx((table[[0, 499, 999]] ** 0.5).tolist(), rel=1e-6)
+    assert (signal**2 + sigma**2).flatten().tolist() == pytest.approx([1.0] * 3, rel=1e-6)
 
 
 def test_agreement_of_a_score_with_itself_and_its_opposite() -> None:
