@@ -10,7 +10,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class BatchSize(click.ParamType[int]):
+class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in recent click
     """A positive integer, or `auto` (None)."""
 
     name = "N|auto"
@@ -23,7 +23,7 @@ class BatchSize(click.ParamType[int]):
         return int(value)
 
 
-class Device(click.ParamType[str]):
+class Device(click.ParamType):  # type: ignore[type-arg]
     """A torch device name, checked to be one that is there."""
 
     name = "D"

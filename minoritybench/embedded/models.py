@@ -20,6 +20,10 @@ TIMESTEPS = 1000
 UNCONDITIONAL = 10  # the label index that stands for "no label"
 
 
+def _small_mlp(dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(PIXELS, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
+
+
 class SphereMLP(nn.Module):
     """64-128-128-16 GELU; the L2 normalisation is part of the encoder. Output ``(B, 16)`` on the unit sphere."""
 
@@ -27,9 +31,7 @@ class SphereMLP(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(PIXELS, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, self.dim)
-        )
+        self.net = _small_mlp(self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x.flatten(1)), dim=1)
@@ -42,9 +44,7 @@ class VicregMLP(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(PIXELS, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, self.dim)
-        )
+        self.net = _small_mlp(self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x.flatten(1))
