@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from minoritybench.errors import BadInputError, MinorityBenchError
-from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_benchmark, load_record
+from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
 from minoritybench.references import load_reference_set
 from minoritybench.registry import entries, resolve
 from minoritybench.report.board import board_markdown, current, tables_markdown
@@ -192,21 +192,19 @@ def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> Run
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")
 
 
-def drift(
-    recorded: Sequence[MetricRecord], measured: Sequence[MetricRecord], seed: int, benchmark: BenchmarkSpec
-) -> list[tuple[str, float, float, float]]:
-    """Metrics of one seed, recorded against measured again: `(name, recorded, measured, allowed difference)`."""
-    again = {metric.name: metric.per_seed[str(seed)] for metric in measured}
+def drift(record: RunRecord, again: RunRecord, seed: int) -> list[tuple[str, float, float, float]]:
+    """Metrics of one seed, recorded against measured again: `(name, recorded, measured, allowed difference)`; NaN where
+    the metric is gone."""
+    now = {metric.id: metric.per_seed[str(seed)] for metric in again.metrics}
     rows = []
-    for metric in recorded:
+    for metric in record.metrics:
         value = metric.per_seed[str(seed)]
-        rows.append((metric.name, value, again.get(metric.name, math.nan), allowed(metric.name, value, benchmark)))
+        rows.append((metric.name, value, now.get(metric.id, math.nan), allowed(metric.name, value, record.tolerance)))
     return rows
 
 
-def allowed(name: str, value: float, benchmark: BenchmarkSpec) -> float:
+def allowed(name: str, value: float, tolerance: Tolerance) -> float:
     """How far a metric may drift between machines, by its kind."""
-    tolerance = benchmark.tolerance
     if name.startswith("FD "):
         return tolerance.fd_relative * abs(value)
     return tolerance.score_nats if name.startswith("JEPA-SCORE") else tolerance.fraction

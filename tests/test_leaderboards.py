@@ -148,3 +148,26 @@ def test_superseded_and_older_records_are_not_shown(small: Path) -> None:
     text = board_markdown(load_benchmark("digits"), [base, newer])
     assert newer.id[:10] in text
     assert base.id[:10] not in text
+
+
+def test_drift_allows_the_recorded_tolerance_and_no_more(small: Path) -> None:
+    record = load_record(small / "record.json")
+    seed = record.sampling.seeds[0]
+
+    def off(factor: float, shift: float) -> list[str]:
+        metrics = [
+            m.model_copy(update={"per_seed": {k: v * factor + shift for k, v in m.per_seed.items()}})
+            for m in record.metrics
+        ]
+        again = record.model_copy(update={"metrics": metrics[1:]})
+        return [
+            name
+            for name, before, now, limit in leaderboards.drift(record, again, seed)
+            if not abs(now - before) <= limit
+        ]
+
+    gone = record.metrics[0].name
+    assert off(1.0, 0.009) == [gone]
+    assert off(1.0, 0.011) == [gone, *(m.name for m in record.metrics[1:] if not m.name.startswith("FD"))]
+    assert "FD (digits-pca20)" in off(1.03, 0.0)
+    assert "FD (digits-pca20)" not in off(1.01, 0.0)

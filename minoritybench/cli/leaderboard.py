@@ -88,7 +88,7 @@ def _remeasure(results: Path, benchmark_name: str, method: str, requested: int |
     with tempfile.TemporaryDirectory() as folder:
         again = evaluate(method, benchmark=benchmark_name, n=record.sampling.n, seeds=(seed,), out=Path(folder) / "run")
     off = 0
-    for name, before, after, limit in drift(record.metrics, again.metrics, seed, benchmark):
+    for name, before, after, limit in drift(record, again, seed):
         fits = abs(after - before) <= limit  # False for NaN: a metric that is gone does not fit
         off += not fits
         click.echo(
