@@ -109,6 +109,8 @@ def test_other_guide_keeps_the_benchmarks_encoder_as_a_judge(tmp_path: Path) -> 
 
 
 def test_broken_sample_is_named(tmp_path: Path) -> None:
+    for index in range(8):
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
     (tmp_path / "a.png").write_text("no")
     with pytest.raises(BadInputError, match=r"a\.png"):
         minoritybench.evaluate(samples=tmp_path, out=tmp_path.parent / "broken-out")
