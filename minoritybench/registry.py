@@ -48,6 +48,18 @@ _ENCODERS = {
     "digits-vicreg": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "negative control: its score is inverted"),
 }
 
+for _size in ("vits14", "vitb14", "vitl14", "vitg14"):
+    for _suffix, _said in (("", "without registers"), ("-reg", "with registers")):
+        _ENCODERS[f"dinov2-{_size}{_suffix}"] = Entry(
+            f"{_THIS}.encoders.vision:load_dinov2", f"DINOv2 ViT-{_size[3].upper()}/14 {_said}, CLS token"
+        )
+_ENCODERS |= {
+    "ijepa-vith14": Entry(f"{_THIS}.encoders.vision:load_ijepa", "I-JEPA ViT-H/14, mean of patch tokens"),
+    "metaclip-b16": Entry(f"{_THIS}.encoders.vision:load_metaclip", "MetaCLIP ViT-B/16, projected, not normalised"),
+    "clip:*": Entry(f"{_THIS}.encoders.vision:load_clip", "any open_clip model: clip:ARCHITECTURE/PRETRAINED"),
+    "timm:*": Entry(f"{_THIS}.encoders.vision:load_timm", "any timm model: timm:MODEL[.TAG]"),
+}
+
 _GENERATORS = {
     "digits-ddpm": Entry(f"{_THIS}.diffusion.embedded:load_digits_ddpm", "embedded DDPM, class-conditional or not"),
 }
@@ -110,6 +122,9 @@ def lookup(kind: str, name: str) -> Entry:
     table = entries(kind)
     if name in table:
         return table[name]
+    family, colon, rest = name.partition(":")
+    if colon and rest and f"{family}:*" in table:
+        return table[f"{family}:*"]
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(table))}"
     raise BadInputError(f"unknown {kind.removesuffix('s').replace('-', ' ')} {name!r}{hint}")
