@@ -1,39 +1,38 @@
-"""Draw docs/digits.png: real minority images, plain samples and JEPA-guided samples of the same seeds.
+"""Draw docs/digits.png: real minority images, plain samples and JEPA-guided samples of the same seed.
 
     python docs/readme_picture.py
 
-Needs the finished default runs of `minoritybench evaluate --method adm` and `--method jepa`; makes them if absent.
+The samples are the first of the benchmark's first seed: the ones that the board measured.
 """
 
 from __future__ import annotations
 
-import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from minoritybench.evaluation import EvaluateRequest, prepare_job, run_job
-from minoritybench.references import load_reference_set
+import minoritybench
+from minoritybench.records import load_benchmark
 from minoritybench.report.pictures import contact_sheet, png_bytes
-from minoritybench.sampling import SampleRequest
 
 COLUMNS, ROWS, TILE, MARGIN, HEAD = 10, 6, 32, 24, 40
 TARGET = Path(__file__).parent / "digits.png"
 
 
 def samples(method: str) -> list[NDArray[np.uint8]]:
-    """The first images of the first seed of a method's default run."""
-    job = prepare_job(EvaluateRequest(SampleRequest(method)))
-    run_job(job)
-    rows = json.loads((job.out / "samples" / "samples.json").read_text())[: COLUMNS * ROWS]
-    return [np.asarray(Image.open(job.out / "samples" / row["file"])) for row in rows]
+    """The first images of the benchmark's first seed."""
+    seed = load_benchmark("digits").seeds[0]
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = minoritybench.sample(method, Path(folder) / "out", n=COLUMNS * ROWS, seeds=(seed,))
+        return [np.asarray(Image.open(outcome.out / row["file"])) for row in outcome.rows]
 
 
 def main() -> None:
     """Three labelled panels side by side."""
-    members = [image.pixels for image in load_reference_set("digits").images()[: COLUMNS * ROWS]]
+    members = [image.pixels for image in minoritybench.load_reference_set("digits").images()[: COLUMNS * ROWS]]
     panels = {
         "real digits, lowest JEPA-SCORE": members,
         "ancestral sampling": samples("adm"),

@@ -60,7 +60,7 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> s
     sections.append(_section("Other settings, not ranked", own, benchmark, ranked=False))
     for guide in sorted({str(record.encoder["guide"]) for record in other} - {benchmark.guide}):
         part = [record for record in other if record.encoder["guide"] == guide]
-        sections.append(_section(f"Guided by `{guide}`, not ranked", part, benchmark, ranked=False))
+        sections.append(_section(f"Guide and judge `{guide}`, not ranked", part, benchmark, ranked=False))
     return "\n".join(section for section in sections if section)
 
 
