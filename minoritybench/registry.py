@@ -32,13 +32,13 @@ class Entry:
 
 _DATASETS = {
     "digits": Entry(f"{_THIS}.data.digits:DigitsSource", "1,797 real 8x8 handwritten digits, embedded"),
-    "celeba": Entry(f"{_THIS}.data.catalogue:open_known", "CelebA aligned faces, 202,599 images"),
-    "imagenet": Entry(f"{_THIS}.data.catalogue:open_known", "ImageNet-1k training split, 1,281,167 images"),
-    "cifar10": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-10, 32x32, 10 classes"),
-    "cifar100": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-100, 32x32, 100 classes"),
-    "mnist": Entry(f"{_THIS}.data.catalogue:open_known", "MNIST, 28x28 handwritten digits"),
-    "fashion-mnist": Entry(f"{_THIS}.data.catalogue:open_known", "Fashion-MNIST, 28x28"),
-    "coco-captions": Entry(f"{_THIS}.data.catalogue:open_known", "MS-COCO 2014 validation images with captions"),
+    "celeba": Entry(f"{_THIS}.data.celeba:CelebaSource", "CelebA aligned faces, centre-cropped to 64 px"),
+    "imagenet": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "ImageNet-1k training split, 1,281,167 images"),
+    "cifar10": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-10, 32x32, 10 classes"),
+    "cifar100": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-100, 32x32, 100 classes"),
+    "mnist": Entry(f"{_THIS}.data.packed:PackedSource", "MNIST, 28x28 handwritten digits"),
+    "fashion-mnist": Entry(f"{_THIS}.data.packed:PackedSource", "Fashion-MNIST, 28x28"),
+    "coco-captions": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "MS-COCO 2014 validation images"),
 }
 
 _ENCODERS = {

@@ -14,7 +14,7 @@ CACHE_VARIABLE = "MINORITYBENCH_CACHE"
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A published weight file: `repo` on the Hugging Face hub, `file` in it, `size` for people, `sha256` where known."""
+    """A published weight file: `repo` on the Hugging Face hub, `file` in it, its `size` and, where known, `sha256`."""
 
     repo: str
     file: str

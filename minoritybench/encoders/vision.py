@@ -248,7 +248,7 @@ def load_timm(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> ModuleEncoder:
-    """`timm:MODEL[.TAG]`: timm's pooled features without the classifier head, at the model's own size and statistics."""
+    """`timm:MODEL[.TAG]`: timm's pooled features without the head, at the model's own size and statistics."""
     import timm
 
     architecture = name.removeprefix("timm:")
