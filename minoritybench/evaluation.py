@@ -119,6 +119,9 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
         raise BadInputError("give either --method or --samples")
     benchmark = load_benchmark(request.sample.benchmark)
     facts = _sample_facts(request)
+    n = facts["n"] if request.samples is None else facts["samples"]["n"]
+    if n <= benchmark.manifold_k:
+        raise BadInputError(f"{n} samples are too few for precision and coverage with k={benchmark.manifold_k} (--n)")
     reference = load_reference_set(request.reference or benchmark.reference_set)
     judges = _judges(request, benchmark, reference)
     plan = {
@@ -249,7 +252,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
         cost=_cost(samples, count),
         artifacts=_sidecars(job, samples, measured),
         tolerance=benchmark.tolerance,
-        warnings=_warnings(job),
+        warnings=_warnings(job, count // max(len(groups), 1)),
     )
     return record.model_copy(update={"id": record.content_id()})
 
@@ -289,13 +292,19 @@ def _cost(samples: Samples, count: int) -> Cost:
     )
 
 
-def _warnings(job: EvaluateJob) -> list[str]:
+def _warnings(job: EvaluateJob, n: int) -> list[str]:
     """What a reader of the numbers should know."""
     recipe, weights = job.reference.recipe, job.judges.weights
     ranked_by = recipe.encoder["name"]
+    warnings = []
     if ranked_by in weights and weights[ranked_by] != recipe.encoder["weights_sha256"]:
-        return [f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than those that score here"]
-    return []
+        warnings.append(f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than score here")
+    if n < job.benchmark.n:
+        warnings.append(
+            f"n={n} a seed is below the benchmark's {job.benchmark.n}: distances and coverage depend on n,"
+            " so these do not compare with the board"
+        )
+    return warnings
 
 
 def _sidecars(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]]) -> list[Artifact]:

@@ -16,6 +16,7 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder
 from minoritybench.features import Extractor, load_extractor
 from minoritybench.rank_shard import as_unit_tensor, prepare_images
+from minoritybench.registry import user_code
 from minoritybench.scoring import exact_scores
 from minoritybench.store import Receipts, atomic_path, sha256_bytes
 
@@ -59,7 +60,8 @@ def measure_shard(plan: MeasurePlan, shard: int) -> None:
         feature_key(extractor.name): extractor_features(extractor, images) for extractor in extractors
     }
     for name, encoder in zip(plan.encoders, encoders, strict=True):
-        scores = exact_scores(encoder, prepare_images(encoder, images))
+        with user_code(name):
+            scores = exact_scores(encoder, prepare_images(encoder, images))
         arrays[score_key(name, "reference")] = scores.reference.numpy()
         arrays[score_key(name, "deflated")] = scores.deflated.numpy()
     file = measure_file(Path(plan.out), shard)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
+log = logging.getLogger(__name__)
+
+
+def say_resumed(done: int, total: int) -> None:
+    """Tell that a started run goes on; nothing for a fresh or a finished one."""
+    if 0 < done < total:
+        log.info("resuming: %d of %d shards are done", done, total)
 
 
 def track(items: Iterable[Item], *, total: int, done: int, label: str) -> Iterator[Item]:

@@ -19,7 +19,7 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, threads_of
 from minoritybench.engine import run_shards
 from minoritybench.errors import BadInputError, MinorityBenchError
-from minoritybench.progress import track
+from minoritybench.progress import say_resumed, track
 from minoritybench.rank_shard import STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import ReferenceSet, load_benchmark
 from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, index_digest, parse_keep, select_members
@@ -127,7 +127,7 @@ def prepare_job(request: RankRequest) -> RankJob:
     name = request.encoder or _benchmark_default(spec, "guide", _DEFAULT_ENCODER)
     encoder = load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype)
     keep = request.keep or _benchmark_default(spec, "keep", _DEFAULT_KEEP)
-    parse_keep(keep, len(source.ids))  # before any work, not after it
+    _check_selection(request, keep, source)
     plan = {
         "kind": "rank-dataset",
         "format": _ROW_FORMAT,
@@ -142,6 +142,18 @@ def prepare_job(request: RankRequest) -> RankJob:
     identity = digest_of({key: value for key, value in plan.items() if key != "shard_size"})
     out = request.out or Path("runs") / f"rank-{spec.name}-{identity[:12]}"
     return RankJob(request, source, encoder, name, keep, plan, out)
+
+
+def _check_selection(request: RankRequest, keep: str, source: ImageSource) -> None:
+    """What to keep must be possible; found out before any work, not after it."""
+    if request.per_class is None:
+        parse_keep(keep, len(source.ids))
+        return
+    if request.keep is not None:
+        raise BadInputError("--keep and --per-class exclude each other")
+    loose = next((name for name in source.ids if "/" not in name), None)
+    if loose is not None:
+        raise BadInputError(f"--per-class needs one folder a class, but {loose} lies in none")
 
 
 def rank_dataset(dataset: str, **options: Any) -> RankOutcome:
@@ -160,6 +172,7 @@ def run_job(job: RankJob) -> RankOutcome:
         open_output(job.out, job.plan, force=job.request.force)
         receipts = Receipts(job.out, STAGE)
         pending = [shard for shard in range(job.shards) if receipts.read(shard) is None]
+        say_resumed(job.shards - len(pending), job.shards)
         shards = run_shards(score_shard, _worker_plan(job), pending, job.request.workers)
         for _ in track(shards, total=job.shards, done=job.shards - len(pending), label="scoring"):
             pass
@@ -209,7 +222,7 @@ def _finish(job: RankJob, receipts: Receipts) -> RankOutcome:
     members, keep = select_members(table, job.keep, job.request.per_class)
     recipe = _recipe(job, table, members, keep, len(failures))
     spectrum = merge_moments([fact["spectrum"] for fact in done])
-    warnings = _warnings(table, recipe)
+    warnings = _warnings(job, table, recipe)
     _write(job.out, table, members, recipe, failures)
     _write_gallery(job, table, recipe, spectrum, warnings)
     cost = {
@@ -274,12 +287,14 @@ def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
     }
 
 
-def _warnings(table: pd.DataFrame, recipe: ReferenceSet) -> list[str]:
+def _warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[str]:
     warnings = [
         f"the score follows {name} (Spearman {rho:+.2f}): a low one may only mean {'low' if rho > 0 else 'high'} {name}"
         for name, rho in recipe.statistics["confounders"].items()
         if rho is not None and abs(rho) > 0.5
     ]
+    if job.request.estimator != "exact":
+        warnings.append("approximate: the score is a top-k sum by randomised SVD, another quantity than the JEPA-SCORE")
     share = recipe.statistics["rank_deficit_share"]
     if share > 0.01:
         warnings.append(

@@ -19,6 +19,7 @@ from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, micro_batch_of, threads_of
 from minoritybench.microbatch import torch_threads
+from minoritybench.registry import user_code
 from minoritybench.scoring import Rsvd, exact_scores, rsvd_scores
 from minoritybench.store import Receipts, atomic_path
 
@@ -102,14 +103,15 @@ def _score_batch(
             failures.append({"id": source.ids[index], "error": str(error)})
     if not loaded:
         return
-    prepared = prepare_images(encoder, [image for _, image in loaded])
-    if plan.rsvd is None:
-        scores = exact_scores(encoder, prepared)
-        reference, deflated, deficit = scores.reference, scores.deflated, scores.rank_deficit
-        moments.add(scores.sigma)
-    else:
-        reference = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=[index for index, _ in loaded])
-        deflated, deficit = reference, torch.zeros(len(loaded), dtype=torch.int64)
+    with user_code(plan.encoder):
+        prepared = prepare_images(encoder, [image for _, image in loaded])
+        if plan.rsvd is None:
+            scores = exact_scores(encoder, prepared)
+            reference, deflated, deficit = scores.reference, scores.deflated, scores.rank_deficit
+            moments.add(scores.sigma)
+        else:
+            reference = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=[index for index, _ in loaded])
+            deflated, deficit = reference, torch.zeros(len(loaded), dtype=torch.int64)
     for row, (index, image) in enumerate(loaded):
         if not math.isfinite(float(deflated[row])):
             failures.append({"id": source.ids[index], "error": "the encoder's Jacobian is not finite here"})

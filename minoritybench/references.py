@@ -108,7 +108,9 @@ def parse_keep(request: str, total: int) -> int:
         if count < 1:
             raise ValueError
     except ValueError as error:
-        raise BadInputError(f"--keep {request!r}: give a count such as 1000 or a share such as 25%") from error
+        raise BadInputError(
+            f"--keep {request!r}: give a count from 1 up, or a share above 0% and up to 100%"
+        ) from error
     if count > total:
         raise BadInputError(f"--keep {count}: only {total} images")
     return count
@@ -121,8 +123,6 @@ def select_members(scores: pd.DataFrame, request: str, per_class: int | None) ->
         members = ranked.head(parse_keep(request, len(ranked)))
     else:
         classes = ranked["id"].str.rpartition("/")[0]
-        if (classes == "").any():
-            raise BadInputError("--per-class needs a dataset with one folder a class")
         members = ranked.groupby(classes, sort=False).head(per_class)
         request = f"{per_class} a class"
     return members[MEMBER_COLUMNS], KeepRule(request=request, per_class=per_class, n=len(members))

@@ -11,13 +11,16 @@ import difflib
 import importlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, MinorityBenchError
 
 _THIS = "minoritybench"
 
@@ -133,6 +136,8 @@ def lookup(kind: str, name: str) -> Entry:
 def resolve(kind: str, name: str) -> Any:
     """The object a name stands for: a registered entry or `path/to/file.py:attribute`."""
     path, colon, attribute = name.rpartition(":")
+    if name.endswith(".py"):
+        raise BadInputError(f"{name!r}: say what to take from the file, as in {name}:name_of_class_or_function")
     if colon and path.endswith(".py"):
         return _attribute(_module_from_file(Path(path)), attribute, name)
     module, _, attribute = lookup(kind, name).target.partition(":")
@@ -148,14 +153,31 @@ def _module_from_file(path: Path) -> ModuleType:
         raise BadInputError(f"{str(path)!r} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look their module up here
-    try:
+    with user_code(str(path)):
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise BadInputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+@contextmanager
+def user_code(name: str) -> Iterator[None]:
+    """Run code that a user's file (`path/to/file.py[:attribute]`) takes part in: what it raises becomes one line that
+    names the file and the line in it. For registered names nothing changes, a fault of ours keeps its traceback."""
+    path, is_file, _ = name.partition(".py")
+    try:
+        yield
+    except MinorityBenchError:
+        raise
+    except Exception as error:
+        if not is_file:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename.endswith(f"{Path(path).name}.py")]
+        where = f" at line {lines[-1]}" if lines else ""
+        reason = " ".join(str(error).split())
+        raise BadInputError(f"{path}.py failed{where}: {type(error).__name__}: {reason}") from error
 
 
 def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
     if not hasattr(module, attribute):
-        raise BadInputError(f"{name!r}: {module.__name__} has no attribute {attribute!r}")
+        raise BadInputError(f"{name!r}: there is no {attribute!r} in that module")
     return getattr(module, attribute)

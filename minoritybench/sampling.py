@@ -23,9 +23,9 @@ from minoritybench.engine import run_shards
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.methods import ConfiguredMethod, configure
 from minoritybench.microbatch import torch_threads
-from minoritybench.progress import track
+from minoritybench.progress import say_resumed, track
 from minoritybench.records import BenchmarkSpec, load_benchmark
-from minoritybench.registry import resolve
+from minoritybench.registry import resolve, user_code
 from minoritybench.report.pictures import png_bytes
 from minoritybench.rng import ImageStreams
 from minoritybench.store import (
@@ -173,6 +173,7 @@ def draw(plan: SamplePlan) -> SampleOutcome:
     """Draw the shards that are not done yet and write the manifest. The caller holds the folder's lock."""
     receipts = Receipts(Path(plan.out), STAGE)
     pending = [shard for shard in range(plan.shards) if receipts.read(shard) is None]
+    say_resumed(plan.shards - len(pending), plan.shards)
     shards = run_shards(sample_shard, plan, pending, plan.request.workers)
     for _ in track(shards, total=plan.shards, done=plan.shards - len(pending), label="sampling"):
         pass
@@ -242,7 +243,7 @@ def _sample_block(
         labels = streams.integers(model.num_classes, LABEL_STREAM).to(request.device)
     schedule = make_schedule(model.schedule, sampler.spacing, model.train_steps)
     resources = {} if sampler.encoder is None else {"encoder": sampler.encoder}
-    with torch_threads(model.threads):
+    with torch_threads(model.threads), user_code(sampler.method.name), user_code(sampler.guide):
         state, passes = run_chain(
             model, schedule, sampler.method.instance, streams, labels, resources=resources, device=request.device
         )

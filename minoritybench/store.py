@@ -152,12 +152,12 @@ def _clear(folder: Path) -> None:
             item.unlink()
 
 
-def _first_difference(old: Any, new: Any) -> str:
+def _first_difference(old: Any, new: Any, field: str = "plan") -> str:
+    """The first field, in depth, in which two plans differ, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            if old.get(key) != new.get(key):
-                return f"{key}: {_short(old.get(key))} there, {_short(new.get(key))} asked for"
-    return "its plan differs"
+        key = next(key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key))
+        return _first_difference(old.get(key), new.get(key), key if field == "plan" else f"{field}.{key}")
+    return f"{field}: {_short(old)} there, {_short(new)} asked for"
 
 
 def _short(value: Any) -> str:

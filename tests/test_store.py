@@ -47,6 +47,11 @@ def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> No
         open_output(out, {"n": 1}, force=False)
         with pytest.raises(BadInputError, match="n: 1 there, 2 asked for"):
             open_output(out, {"n": 2}, force=False)
+        open_output(out, {"data": {"a": 1, "limit": None}}, force=True)
+        with pytest.raises(BadInputError, match=r"data\.limit: null there, 30 asked for"):
+            open_output(out, {"data": {"a": 1, "limit": 30}}, force=False)
+        open_output(out, {"n": 1}, force=True)
+        write_text(out / "result.txt", "1")
         assert (out / "result.txt").exists()
         open_output(out, {"n": 2}, force=True)
         assert not (out / "result.txt").exists()

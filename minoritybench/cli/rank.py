@@ -63,6 +63,7 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
         click.echo(f"warning: {warning}", err=True)
     recipe = outcome.reference_set
     if as_json:
+        click.echo(f"written to {outcome.out}", err=True)
         _print({**recipe.model_dump(mode="json"), "cost": outcome.cost}, as_json)
     else:
         _print(_summary(outcome), as_json)

@@ -114,13 +114,21 @@ def decode_rgb(data: bytes) -> tuple[NDArray[np.uint8], str | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:
-                mode = image.mode
-                return _to_rgb(ImageOps.exif_transpose(image)), None if mode == "RGB" else f"{mode} -> RGB"
+                said = _conversion(image)
+                return _to_rgb(ImageOps.exif_transpose(image)), said
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombWarning) as error:
         reason = str(error).replace("\n", " ")
         if "cannot identify image file" in reason:
             reason = "not an image file that Pillow can identify"
         raise ImageDecodeError(reason) from error
+
+
+def _conversion(image: Image.Image) -> str | None:
+    frames = getattr(image, "n_frames", 1)
+    first = f", first of {frames} frames" if frames > 1 else ""
+    if "A" in image.mode or "transparency" in image.info:
+        return f"{image.mode} on white -> RGB{first}"
+    return f"{image.mode} -> RGB{first}" if image.mode != "RGB" or first else None
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from minoritybench.encoders.base import Encoder
-from minoritybench.errors import BadInputError, MinorityBenchError
-from minoritybench.registry import resolve
+from minoritybench.errors import BadInputError
+from minoritybench.registry import resolve, user_code
 
 __all__ = ["DTYPES", "Encoder", "load_encoder"]
 
@@ -42,12 +42,8 @@ def load_encoder(
             chosen["device"] = device
         if dtype != "float32":
             chosen["dtype"] = getattr(torch, dtype)
-        try:
+        with user_code(name):
             encoder = factory(**chosen)
-        except MinorityBenchError:
-            raise
-        except Exception as error:
-            raise BadInputError(f"encoder {name!r}: its factory failed: {type(error).__name__}: {error}") from error
         return _checked(encoder, name)
     fixed = getattr(factory, "input_size", None)
     if input_size is not None and fixed is not None and input_size != fixed:
@@ -60,6 +56,6 @@ def load_encoder(
 def _checked(encoder: Any, name: str) -> Encoder:
     if not (callable(encoder) and callable(getattr(encoder, "prepare", None))):
         raise BadInputError(
-            f"encoder {name!r}: the factory returned {type(encoder).__name__} without prepare and __call__"
+            f"encoder {name!r}: the factory returned {type(encoder).__name__}, which lacks prepare(images) or __call__"
         )
     return cast(Encoder, encoder)

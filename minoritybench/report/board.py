@@ -8,6 +8,7 @@ from typing import Any
 
 from minoritybench.methods import configure
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
+from minoritybench.references import load_reference_set
 from minoritybench.report.table import ARROWS, row_label
 
 
@@ -133,12 +134,20 @@ def _row(cells: Sequence[str]) -> str:
 
 def _legend(benchmark: BenchmarkSpec) -> list[str]:
     seeds = ", ".join(str(seed) for seed in benchmark.seeds)
+    recipe = load_reference_set(benchmark.reference_set).recipe
+    real = recipe.statistics
     return [
         f"{benchmark.n} samples a seed, seeds {seeds}, {benchmark.steps} steps; mean ± half-width of the 95 %"
         " t-interval over seeds. Bold: best; underlined: second; by value, whether or not the intervals overlap.",
-        f"Distances, precision, recall, density and coverage (k={benchmark.manifold_k},"
-        f" in {benchmark.manifold_features}) are against the reference set `{benchmark.reference_set}`.",
-        f"JEPA-SCORE is by the guide `{benchmark.guide}`, which the jepa rows optimise; the held-out columns are by"
-        " encoders that did not guide.",
+        f"FD: Frechet distance in the features named. It, precision, recall, density and coverage"
+        f" (k={benchmark.manifold_k}, in {benchmark.manifold_features}) are against the reference set"
+        f" `{benchmark.reference_set}`: the {recipe.n} images of {benchmark.dataset} ({benchmark.split}) with the"
+        f" lowest deflated JEPA-SCORE by `{recipe.encoder['name']}`.",
+        "JEPA-SCORE: by the guide of the table, which the jepa rows optimise; held-out: by encoders that did not guide."
+        " Deflated: without the singular values that the encoder's head makes zero whatever the image.",
+        f"Minority share: samples whose deflated score by `{recipe.encoder['name']}` is at or below that of the last"
+        f" member of the reference set, {recipe.threshold:.2f}. For comparison, the real images that were ranked have"
+        f" a mean deflated score of {real['mean']:.2f} and, by construction, a share of"
+        f" {recipe.n / recipe.dataset['n']:.2f}.",
         "Milliseconds a sample are those of the machine that made the record and compare within it only.",
     ]

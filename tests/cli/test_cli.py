@@ -63,6 +63,9 @@ def test_list_as_json(kind: str) -> None:
         (("sample", "--method", "/nowhere.py:X", "--out", "x"), 2, "/nowhere.py"),
         (("evalute",), 2, "did you mean 'evaluate'"),
         (("list", "method"), 2, "did you mean 'methods'"),
+        (("evaluate", "--method", "adm", "--n", "5"), 2, "--n"),
+        (("rank-dataset", "digits", "--per-class", "3"), 2, "one folder a class"),
+        (("rank-dataset", "digits", "--encoder", "mine.py"), 2, "mine.py:name"),
         (("verify", "nothing"), 2, "unknown reference set"),
         (("leaderboard", "add", "/nowhere.json"), 2, "/nowhere.json"),
         (("rank-dataset", "digits", "--flag"), 2, "--flag"),
@@ -135,7 +138,14 @@ def test_verify_digits() -> None:
 def test_interrupt_exits_130_with_one_line_and_resumes(workers: int, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "minoritybench", "sample", "--method", "jepa", "--n", "900", "--seed", "0"]
     words += ["--out", str(tmp_path / "s"), "--workers", str(workers)]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a background launcher may have left SIGINT ignored, which children inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("s/receipts/*")) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -152,8 +162,12 @@ def test_interrupt_exits_130_with_one_line_and_resumes(workers: int, tmp_path: P
     [
         ("import nothing_like_this", "nothing_like_this"),
         ("def make(): raise ValueError('no weights')", "no weights"),
-        ("def make(): return 3", "without prepare"),
-        ("x = 1", "no attribute 'make'"),
+        ("def make(): return 3", "lacks prepare"),
+        ("x = 1", "there is no 'make'"),
+        (
+            "class make:\n    def prepare(self, x): return x\n    def __call__(self, x): return x.nope",
+            "failed at line 3",
+        ),
     ],
 )
 def test_faulty_user_encoder_is_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -161,4 +175,18 @@ def test_faulty_user_encoder_is_one_line(text: str, message: str, tmp_path: Path
     done = minoritybench("rank-dataset", "digits", "--encoder", f"{tmp_path / 'mine.py'}:make", cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_faulty_method_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Bad:\n"
+        "    def correct(self, step):\n"
+        "        return step.nope\n"
+    )
+    done = minoritybench("sample", "--method", f"{tmp_path / 'mine.py'}:Bad", "--n", "2", "--out", tmp_path / "s")
+    assert done.returncode == 2
+    assert "mine.py failed at line 5: AttributeError" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

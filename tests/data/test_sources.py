@@ -43,7 +43,17 @@ def test_sixteen_bits_are_scaled_not_cut() -> None:
 def test_transparency_is_laid_on_white() -> None:
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     image.putpixel((1, 0), (255, 0, 0, 0))
-    assert decode_rgb(encoded(image))[0].tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    pixels, said = decode_rgb(encoded(image))
+    assert pixels.tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert said == "RGBA on white -> RGB"
+
+
+def test_animations_give_their_first_frame_and_say_so() -> None:
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue", "green")]
+    pixels, said = decode_rgb(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert said is not None
+    assert "first of 3 frames" in said
 
 
 def test_exif_orientation_is_applied() -> None:

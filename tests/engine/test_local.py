@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
+from toy_workers import die_on_one, fail_on_three, touch
 
 from minoritybench.engine import run_shards
 from minoritybench.engine.local import WorkerDiedError
 from minoritybench.errors import BadInputError
-
-
-def touch(folder: str, shard: int) -> None:
-    with (Path(folder) / str(shard)).open("x"):
-        pass
-
-
-def fail_on_three(folder: str, shard: int) -> None:
-    touch(folder, shard)
-    if shard == 3:
-        raise BadInputError("shard three is bad")
-
-
-def die_on_one(folder: str, shard: int) -> None:
-    if shard == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,0 +1,25 @@
+"""Shard workers for engine tests; a module of their own, because worker processes import them by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from minoritybench.errors import BadInputError
+
+
+def touch(folder: str, shard: int) -> None:
+    with (Path(folder) / str(shard)).open("x"):
+        pass
+
+
+def fail_on_three(folder: str, shard: int) -> None:
+    touch(folder, shard)
+    if shard == 3:
+        raise BadInputError("shard three is bad")
+
+
+def die_on_one(folder: str, shard: int) -> None:
+    if shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
