@@ -71,7 +71,7 @@ def dinov2_architecture(size: VitSize, registers: bool) -> nn.Module:
     """The transformers model of DINOv2 ViT/14, trained at 518 px; the CLS token after the final norm is the output."""
     from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    shape = {
+    shape: dict[str, Any] = {
         "hidden_size": size.width,
         "num_hidden_layers": size.depth,
         "num_attention_heads": size.heads,
@@ -107,7 +107,7 @@ def load_dinov2(
     size = DINOV2_SIZES[size_name]
     hub, megabytes = _HUB_SIZE[size_name]
     file = WeightFile(f"facebook/dinov2-{'with-registers-' if registers else ''}{hub}", "model.safetensors", megabytes)
-    model = dinov2_architecture(size, registers)
+    model: Any = dinov2_architecture(size, registers)
     digest = _fill(name, model, weights, file, _without_prefix("dinov2_with_registers.", "dinov2."))
     norm = model.layernorm
     assert isinstance(norm, nn.LayerNorm)
@@ -155,7 +155,7 @@ def load_ijepa(
 ) -> ModuleEncoder:
     """`ijepa-vith14`: mean of the patch tokens after the final LayerNorm (the model has no class token)."""
     _divisible(name, input_size, _PATCH)
-    model = ijepa_architecture(IJEPA_VITH14)
+    model: Any = ijepa_architecture(IJEPA_VITH14)
     file = WeightFile("facebook/ijepa_vith14_1k", "model.safetensors", "2.5 GB")
     digest = _fill(name, model, weights, file, _without_prefix("ijepa."))
     norm = model.layernorm
@@ -224,7 +224,7 @@ def _open_clip(
 ) -> ModuleEncoder:
     from open_clip import create_model
 
-    model = create_model(architecture, pretrained=None, force_image_size=input_size).visual
+    model: Any = create_model(architecture, pretrained=None, force_image_size=input_size).visual
     digest = _fill(name, model, weights, file, _only_prefix("visual."))
     return ModuleEncoder(
         name,
@@ -257,9 +257,9 @@ def load_timm(
         raise BadInputError(
             f"{name}: timm has no model {architecture!r}" + (f"; near: {', '.join(near)}" if near else "")
         )
-    options = {} if input_size is None else {"img_size": input_size}
+    options: dict[str, Any] = {} if input_size is None else {"img_size": input_size}
     try:
-        model = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
     except TypeError as error:
         raise BadInputError(f"{name}: its input size cannot be changed (input_size={input_size})") from error
     settings = model.pretrained_cfg
