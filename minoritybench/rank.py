@@ -57,7 +57,8 @@ _ROW_FORMAT = 1
 """Raised whenever the same plan would give other scores: shards of an older format are then done again."""
 
 _DEFAULT_KEEP = "10%"
-_DEFAULT_ENCODER = "digits-jepa"
+_DATASET_ENCODER = "dinov2-vits14-reg"  # the published scorer's, for named datasets without a benchmark of their own
+_FOLDER_ENCODER = "digits-jepa"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def prepare_job(request: RankRequest) -> RankJob:
         raise BadInputError("--shard-size and --batch-size must be at least 1")
     spec = spec_from_argument(request.dataset, request.root, request.split, request.limit)
     source = open_source(spec)
-    name = request.encoder or _benchmark_default(spec, "guide", _DEFAULT_ENCODER)
+    name = request.encoder or _benchmark_default(spec, "guide", _default_encoder(spec))
     encoder = load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype)
     keep = request.keep or _benchmark_default(spec, "keep", _DEFAULT_KEEP)
     _check_selection(request, keep, source)
@@ -362,6 +363,10 @@ def _row_fraction(job: RankJob) -> float:
     dim = getattr(job.encoder, "dim", None)
     products = 2 * (1 + rsvd.q) * rsvd.probes
     return products / dim if dim else float("nan")
+
+
+def _default_encoder(spec: SourceSpec) -> str:
+    return _DATASET_ENCODER if spec.name in entries("datasets") else _FOLDER_ENCODER
 
 
 def _benchmark_default(spec: SourceSpec, field: str, fallback: str) -> str:

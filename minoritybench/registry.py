@@ -35,13 +35,13 @@ class Entry:
 
 _DATASETS = {
     "digits": Entry(f"{_THIS}.data.digits:DigitsSource", "1,797 real 8x8 handwritten digits, embedded"),
-    "celeba": Entry(f"{_THIS}.data.catalogue:open_known", "CelebA aligned faces, 202,599 images"),
-    "imagenet": Entry(f"{_THIS}.data.catalogue:open_known", "ImageNet-1k training split, 1,281,167 images"),
-    "cifar10": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-10, 32x32, 10 classes"),
-    "cifar100": Entry(f"{_THIS}.data.catalogue:open_known", "CIFAR-100, 32x32, 100 classes"),
-    "mnist": Entry(f"{_THIS}.data.catalogue:open_known", "MNIST, 28x28 handwritten digits"),
-    "fashion-mnist": Entry(f"{_THIS}.data.catalogue:open_known", "Fashion-MNIST, 28x28"),
-    "coco-captions": Entry(f"{_THIS}.data.catalogue:open_known", "MS-COCO 2014 validation images with captions"),
+    "celeba": Entry(f"{_THIS}.data.celeba:CelebaSource", "CelebA aligned faces, centre-cropped to 64 px"),
+    "imagenet": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "ImageNet-1k training split, 1,281,167 images"),
+    "cifar10": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-10, 32x32, 10 classes"),
+    "cifar100": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-100, 32x32, 100 classes"),
+    "mnist": Entry(f"{_THIS}.data.packed:PackedSource", "MNIST, 28x28 handwritten digits"),
+    "fashion-mnist": Entry(f"{_THIS}.data.packed:PackedSource", "Fashion-MNIST, 28x28"),
+    "coco-captions": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "MS-COCO 2014 validation images"),
 }
 
 _ENCODERS = {
@@ -49,6 +49,18 @@ _ENCODERS = {
     "digits-jepa-b": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out seed of the digits guide"),
     "digits-ijepa": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out family: I-JEPA ViT with EMA target"),
     "digits-vicreg": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "negative control: its score is inverted"),
+}
+
+for _size in ("vits14", "vitb14", "vitl14", "vitg14"):
+    for _suffix, _said in (("", "without registers"), ("-reg", "with registers")):
+        _ENCODERS[f"dinov2-{_size}{_suffix}"] = Entry(
+            f"{_THIS}.encoders.vision:load_dinov2", f"DINOv2 ViT-{_size[3].upper()}/14 {_said}, CLS token"
+        )
+_ENCODERS |= {
+    "ijepa-vith14": Entry(f"{_THIS}.encoders.vision:load_ijepa", "I-JEPA ViT-H/14, mean of patch tokens"),
+    "metaclip-b16": Entry(f"{_THIS}.encoders.vision:load_metaclip", "MetaCLIP ViT-B/16, projected, not normalised"),
+    "clip:*": Entry(f"{_THIS}.encoders.vision:load_clip", "any open_clip model: clip:ARCHITECTURE/PRETRAINED"),
+    "timm:*": Entry(f"{_THIS}.encoders.vision:load_timm", "any timm model: timm:MODEL[.TAG]"),
 }
 
 _GENERATORS = {
@@ -113,6 +125,9 @@ def lookup(kind: str, name: str) -> Entry:
     table = entries(kind)
     if name in table:
         return table[name]
+    family, colon, rest = name.partition(":")
+    if colon and rest and f"{family}:*" in table:
+        return table[f"{family}:*"]
     near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(table))}"
     raise BadInputError(f"unknown {kind.removesuffix('s').replace('-', ' ')} {name!r}{hint}")

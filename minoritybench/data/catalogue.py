@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
+from minoritybench.data.folder import FolderSource
 from minoritybench.data.source import SourceSpec
 from minoritybench.errors import BadInputError, MissingAssetError
 
@@ -68,21 +68,25 @@ _KNOWN = {
 DEFAULT_ROOT = "data"
 
 
-def open_known(spec: SourceSpec) -> NoReturn:
-    """Say what a known dataset needs (exit 4), or, where its files are there, how to rank them today (exit 2)."""
-    known = _KNOWN[spec.name]
-    root = Path(spec.root or DEFAULT_ROOT)
-    missing = [name for name in known.files if not (root / name).exists()]
+def require(name: str, root: str | None) -> Path:
+    """The root under which a known dataset's files lie; exit 4 with one line that says what is absent, where to get it
+    and where to put it."""
+    known = _KNOWN[name]
+    folder = Path(root or DEFAULT_ROOT).absolute()
+    missing = [str(folder / item) for item in known.files if not (folder / item).exists()]
     if missing:
         raise MissingAssetError(
-            f"{spec.name}: {' and '.join(str(root / name) for name in missing)} not found; get {known.source}, "
-            f"{known.size}, and put it under {root.absolute()} (or name another folder with --root)"
+            f"{name}: {' and '.join(missing)} not found; get {known.source}, {known.size}, "
+            f"and put it under {folder} (or name another folder with --root)"
         )
-    if known.images:
-        raise BadInputError(
-            f"{spec.name} is there, but its reader is not built yet; rank its images as a folder: "
-            f"minoritybench rank-dataset {root / known.images}"
-        )
-    raise BadInputError(
-        f"{spec.name} is there, but its packed format has no reader yet; export it to PNG and rank the folder"
-    )
+    return folder
+
+
+def open_folder_dataset(spec: SourceSpec) -> FolderSource:
+    """A known dataset that is a plain folder of images (ImageNet's training split, COCO)."""
+    if spec.split not in (None, "train"):
+        raise BadInputError(f"--split {spec.split!r}: {spec.name} is read as one split here")
+    root = require(spec.name, spec.root)
+    source = FolderSource(SourceSpec("folder", str(root / _KNOWN[spec.name].images), None, spec.limit))
+    source.spec = SourceSpec(spec.name, str(root), spec.split, spec.limit)
+    return source

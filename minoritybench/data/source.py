@@ -75,6 +75,10 @@ def open_source(spec: SourceSpec) -> ImageSource:
         from minoritybench.data.folder import FolderSource
 
         return FolderSource(spec)
+    if spec.name == "zip":
+        from minoritybench.data.archive import ZipSource
+
+        return ZipSource(spec)
     source: ImageSource = resolve("datasets", spec.name)(spec)
     return source
 
@@ -88,8 +92,10 @@ def spec_from_argument(dataset: str, root: str | None, split: str | None, limit:
         if root is not None or split is not None:
             raise BadInputError("--root and --split belong to named datasets; a folder has neither")
         return SourceSpec("folder", str(path.resolve()), None, limit)
+    if path.suffix.lower() == ".zip" and path.is_file():
+        return SourceSpec("zip", str(path.resolve()), None, limit)
     if path.exists():
-        raise BadInputError(f"{dataset} is a file; DATASET is a registered name or a folder of images")
+        raise BadInputError(f"{dataset} is a file; DATASET is a registered name, a folder of images or a zip of them")
     if "/" in dataset or "\\" in dataset:
         raise BadInputError(f"no such folder: {dataset}")
     lookup("datasets", dataset)  # raises with a suggestion

@@ -49,7 +49,8 @@ def load_encoder(
     if input_size is not None and fixed is not None and input_size != fixed:
         raise BadInputError(f"{name} takes {fixed} px inputs only, not input_size={input_size}")
     source = Path(weights) if weights not in (None, "random") else weights
-    return _checked(factory(name, weights=source, device=device, dtype=getattr(torch, dtype)), name)
+    sized = {} if input_size is None or fixed is not None else {"input_size": input_size}
+    return _checked(factory(name, weights=source, device=device, dtype=getattr(torch, dtype), **sized), name)
 
 
 def _checked(encoder: Any, name: str) -> Encoder:

@@ -52,9 +52,9 @@ def range_basis(graph: JacobianGraph, probes: Tensor, q: int) -> Tensor:
     """
     count = min(probes.shape[1], graph.dim, graph.inputs)
     unit = torch.nn.functional.normalize(probes[:, :count], dim=2)
-    basis = _orthonormal(graph.jvp(unit))
+    basis = orthonormal(graph.jvp(unit))
     for _ in range(q):
-        basis = _orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))))
+        basis = orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))))
     return basis
 
 
@@ -64,7 +64,12 @@ def top_k(graph: JacobianGraph, basis: Tensor, k: int) -> TopK:
     Singular values of `Q^T J` never exceed those of `J` (interlacing), so the score is a lower bound of the exact
     top-k sum. The small eigenproblem is solved in float64; nothing here is differentiated.
     """
-    projected = graph.vjp(basis.transpose(1, 2)).to(torch.float64)
+    return triplets(basis, graph.vjp(basis.transpose(1, 2)), k)
+
+
+def triplets(basis: Tensor, rows: Tensor, k: int) -> TopK:
+    """The `k` largest singular triplets of `Q B` for a basis `Q` `(B, d, l)` and `B = Q^T J` `(B, l, n)`."""
+    projected = rows.to(torch.float64)
     values, vectors = torch.linalg.eigh(projected @ projected.transpose(1, 2))
     k = min(k, values.shape[1])
     sigma = values.flip(-1)[:, :k].clamp_min(0.0).sqrt()
@@ -74,6 +79,6 @@ def top_k(graph: JacobianGraph, basis: Tensor, k: int) -> TopK:
     return TopK(sigma=sigma, left=left.to(basis.dtype), right=right.to(basis.dtype))
 
 
-def _orthonormal(rows: Tensor) -> Tensor:
+def orthonormal(rows: Tensor) -> Tensor:
     """`(B, l, d)` row vectors to an orthonormal basis `(B, d, l)` in the same dtype."""
     return torch.linalg.qr(rows.to(torch.float64).transpose(1, 2)).Q.to(rows.dtype)
