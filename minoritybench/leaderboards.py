@@ -11,7 +11,7 @@ from pathlib import Path
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
 from minoritybench.references import load_reference_set
-from minoritybench.registry import entries, resolve
+from minoritybench.registry import entries, lookup
 from minoritybench.report.board import board_markdown, current, tables_markdown
 from minoritybench.store import canonical_json, sha256_file, write_text
 
@@ -108,7 +108,7 @@ def _content_faults(record: RunRecord) -> Iterator[str]:
     if record.method.name == "samples":
         yield "made from given samples; only runs of a registered method are ranked"
     else:
-        resolve("methods", record.method.name)
+        lookup("methods", record.method.name)  # never resolve: a name may be path/to/file.py:X, and importing runs it
     if record.sampling.n < benchmark.n:
         yield f"n={record.sampling.n} is below the benchmark's {benchmark.n}"
     if not set(benchmark.seeds) <= set(record.sampling.seeds):

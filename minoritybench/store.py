@@ -16,6 +16,7 @@ from typing import Any
 from minoritybench.errors import BadInputError
 
 PLAN_FILE = "plan.json"
+PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate"})
 LOCK_FILE = ".lock"
 
 
@@ -129,6 +130,10 @@ def open_output(folder: Path, plan: dict[str, Any], *, force: bool) -> None:
     refused unless `force`, which then clears what an earlier run of ours left there.
     """
     marker = folder / PLAN_FILE
+    if marker.is_file() and not _is_ours(marker):
+        raise BadInputError(
+            f"--out {folder} holds a {PLAN_FILE} that minoritybench did not write; choose another folder"
+        )
     if marker.is_file():
         if not force and canonical_json(read_json(marker)) == canonical_json(plan):
             return
@@ -139,6 +144,11 @@ def open_output(folder: Path, plan: dict[str, Any], *, force: bool) -> None:
     elif any(item.name != LOCK_FILE for item in folder.iterdir()):
         raise BadInputError(f"--out {folder} is not empty and was not made by minoritybench; choose another folder")
     write_text(marker, pretty_json(plan))
+
+
+def _is_ours(marker: Path) -> bool:
+    plan = read_json(marker)
+    return isinstance(plan, dict) and plan.get("kind") in PLAN_KINDS
 
 
 def _clear(folder: Path) -> None:

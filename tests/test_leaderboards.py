@@ -94,6 +94,7 @@ def tamper(field: str, value: object, *, honest_id: bool = False):  # type: igno
         (tamper("sampling.n", 5, honest_id=True), "n=5 is below"),
         (tamper("sampling.seeds", [0, 1], honest_id=True), "lack some of the benchmark's"),
         (tamper("method.name", "magic", honest_id=True), "unknown method 'magic'"),
+        (tamper("method.name", __file__ + ":small", honest_id=True), "unknown method"),
         (tamper("reference_set.sha256", "f" * 64, honest_id=True), "another reference set"),
         (tamper("surprise", 1), "surprise: Extra inputs"),
         (lambda path: path.write_text(path.read_text().replace('"value":', '"value": NaN, "x":', 1)), "metrics"),

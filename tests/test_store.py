@@ -42,26 +42,26 @@ def test_receipt_holds_only_while_its_files_are_whole(tmp_path: Path) -> None:
 def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with folder_lock(out):
-        open_output(out, {"n": 1}, force=False)
+        open_output(out, {"kind": "sample", "n": 1}, force=False)
         write_text(out / "result.txt", "1")
-        open_output(out, {"n": 1}, force=False)
+        open_output(out, {"kind": "sample", "n": 1}, force=False)
         with pytest.raises(BadInputError, match="n: 1 there, 2 asked for"):
-            open_output(out, {"n": 2}, force=False)
-        open_output(out, {"data": {"a": 1, "limit": None}}, force=True)
+            open_output(out, {"kind": "sample", "n": 2}, force=False)
+        open_output(out, {"kind": "sample", "data": {"a": 1, "limit": None}}, force=True)
         with pytest.raises(BadInputError, match=r"data\.limit: null there, 30 asked for"):
-            open_output(out, {"data": {"a": 1, "limit": 30}}, force=False)
-        open_output(out, {"n": 1}, force=True)
+            open_output(out, {"kind": "sample", "data": {"a": 1, "limit": 30}}, force=False)
+        open_output(out, {"kind": "sample", "n": 1}, force=True)
         write_text(out / "result.txt", "1")
         assert (out / "result.txt").exists()
-        open_output(out, {"n": 2}, force=True)
+        open_output(out, {"kind": "sample", "n": 2}, force=True)
         assert not (out / "result.txt").exists()
-        assert read_json(out / "plan.json") == {"n": 2}
+        assert read_json(out / "plan.json") == {"kind": "sample", "n": 2}
 
 
 def test_foreign_folder_is_never_touched_even_by_force(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with folder_lock(tmp_path), pytest.raises(BadInputError, match="not made by minoritybench"):
-        open_output(tmp_path, {"n": 1}, force=True)
+        open_output(tmp_path, {"kind": "sample", "n": 1}, force=True)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
@@ -72,7 +72,7 @@ def test_second_holder_is_told(tmp_path: Path) -> None:
 
 def test_lock_sweeps_partial_files_of_a_killed_writer(tmp_path: Path) -> None:
     with folder_lock(tmp_path):
-        open_output(tmp_path, {}, force=False)
+        open_output(tmp_path, {"kind": "sample"}, force=False)
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / ".0.bin.abc.part").write_text("half")
     with folder_lock(tmp_path):
@@ -90,3 +90,11 @@ def test_canonical_json_refuses_nan() -> None:
     assert canonical_json({"b": 0.1, "a": "σ"}) == '{"a":"σ","b":0.1}'
     with pytest.raises(ValueError, match="Out of range"):
         canonical_json(float("nan"))
+
+
+def test_force_spares_a_folder_whose_plan_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"my": "own plan"}')
+    (tmp_path / "thesis.tex").write_text("precious")
+    with folder_lock(tmp_path), pytest.raises(BadInputError, match="did not write"):
+        open_output(tmp_path, {"kind": "sample", "n": 1}, force=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"

@@ -59,7 +59,9 @@ def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK) -> Tensor:
         (pulled,) = torch.autograd.grad(z, copies, w, create_graph=True)
         if not pulled.requires_grad:  # J does not depend on u (a linear encoder): the score is constant
             return torch.zeros_like(prepared)
-        v = triplets.right.to(prepared.dtype).reshape(copies.shape)
+        # the right vector of a vanished value is undefined, and 0 * inf would poison its neighbours
+        alive = (sigma > LOG_FLOOR).unsqueeze(-1)
+        v = torch.where(alive, triplets.right, 0.0).to(prepared.dtype).reshape(copies.shape)
         # materialize_grads: an encoder may use no input twice over, and then the second derivative is zero, not absent
         (gradient,) = torch.autograd.grad((pulled * v).sum(), copies, materialize_grads=True)
     return gradient.reshape(-1, k, *prepared.shape[1:]).sum(dim=1)

@@ -87,3 +87,15 @@ def test_a_small_step_down_the_gradient_lowers_the_score() -> None:
     for sign in (-1, 1):
         there = score_gradient(encoder, prepared + sign * 1e-3 * here.gradient, Rsvd(3, 9, 3), probes)
         assert ((there.score - here.score) * sign > 0).all()
+
+
+def test_vanished_singular_values_give_no_nan() -> None:
+    """Two outputs are constant: their right vectors are undefined and must not poison the others."""
+    encoder = PlainEncoder(
+        lambda x: torch.cat([x.flatten(1)[:, :4] ** 2 / 2, torch.ones(len(x), 2).double() + 0 * x.flatten(1)[:, :2]], 1)
+    )
+    u = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.25, 0.1], dtype=torch.float64).view(1, 3, 2, 1)
+    probes = torch.randn(1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gradient = score_gradient(encoder, u, Rsvd(k=6, p=0, q=2), probes).gradient.flatten()
+    expected = torch.tensor([1 / 3, 1 / 2, 1.0, 2.0, 0, 0], dtype=torch.float64)
+    assert torch.allclose(gradient, expected, atol=1e-8)
