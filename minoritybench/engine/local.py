@@ -50,7 +50,7 @@ def run_shards(
                 "a worker process was killed, perhaps for memory; the same command resumes"
             ) from error
         except BaseException:  # an interrupt too: shards in flight are not waited for, they will be done again
-            for process in multiprocessing.active_children():
+            for process in list((pool._processes or {}).values()):  # the pool's own, never other children of the caller
                 process.terminate()
             raise
 
