@@ -54,6 +54,7 @@ from minoritybench.store import (
     folder_lock,
     open_output,
     pretty_json,
+    refuse_overlap,
     sha256_file,
     write_bytes,
     write_text,
@@ -139,6 +140,8 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
 
 def run_job(job: EvaluateJob) -> RunRecord:
     """Do what is not done yet and return the record; a finished run is read back, not repeated."""
+    if job.request.samples is not None:
+        refuse_overlap(job.out, job.request.samples)
     with folder_lock(job.out):
         open_output(job.out, job.plan, force=job.request.force)
         path = job.out / RECORD_FILE

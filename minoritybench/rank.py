@@ -34,6 +34,7 @@ from minoritybench.store import (
     open_output,
     pretty_json,
     read_json,
+    refuse_overlap,
     write_text,
 )
 
@@ -168,6 +169,8 @@ def rank_dataset(dataset: str, **options: Any) -> RankOutcome:
 
 def run_job(job: RankJob) -> RankOutcome:
     """Score what is not scored yet, then write the artefacts from the shards."""
+    if job.source.spec.root is not None:
+        refuse_overlap(job.out, Path(job.source.spec.root))
     with folder_lock(job.out):
         job = _resumed(job)
         open_output(job.out, job.plan, force=job.request.force)

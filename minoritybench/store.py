@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,11 @@ from minoritybench.errors import BadInputError
 PLAN_FILE = "plan.json"
 PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate"})
 LOCK_FILE = ".lock"
+_UNFINISHED_PLAN = re.compile(r"\.plan\.json\..*\.part")
+_OUR_NAMES = re.compile(
+    r"plan\.json|receipts|shards|samples|measures|seed-\d+|samples\.json|scores\.parquet|reference_set\.json|members\.csv"
+    r"|failures\.csv|gallery\.html|record\.json|per_image\.parquet|sheet\.png"
+)
 
 
 def canonical_json(value: Any) -> str:
@@ -124,37 +130,53 @@ class Receipts:
 
 
 def open_output(folder: Path, plan: dict[str, Any], *, force: bool) -> None:
-    """Claim a locked `folder` for the work that `plan` describes, before anything is computed.
+    """Claim a folder that `folder_lock` holds for the work that `plan` describes, before anything is computed.
 
-    An empty or new folder gets the plan; the same plan resumes; a different one, or files that are not ours, are
-    refused unless `force`, which then clears what an earlier run of ours left there.
+    A new folder gets the plan; the same plan resumes; a different one is refused unless `force`, which then removes
+    what an earlier run of ours left there, by name, and nothing else.
     """
     marker = folder / PLAN_FILE
-    if marker.is_file() and not _is_ours(marker):
-        raise BadInputError(
-            f"--out {folder} holds a {PLAN_FILE} that minoritybench did not write; choose another folder"
-        )
     if marker.is_file():
-        if not force and canonical_json(read_json(marker)) == canonical_json(plan):
+        started = read_json(marker)
+        if not force and canonical_json(started) == canonical_json(plan):
             return
         if not force:
-            changed = _first_difference(read_json(marker), plan)
-            raise BadInputError(f"--out {folder} holds other work ({changed}); choose another --out or pass --force")
+            changed = _first_difference(started, plan)
+            raise BadInputError(
+                f"--out {folder} holds other work ({changed}); choose another --out or pass --force to replace it"
+            )
         _clear(folder)
-    elif any(item.name != LOCK_FILE for item in folder.iterdir()):
-        raise BadInputError(f"--out {folder} is not empty and was not made by minoritybench; choose another folder")
     write_text(marker, pretty_json(plan))
 
 
-def _is_ours(marker: Path) -> bool:
-    plan = read_json(marker)
-    return isinstance(plan, dict) and plan.get("kind") in PLAN_KINDS
+def refuse_overlap(out: Path, inputs: Path) -> None:
+    """An output folder may be neither its own input nor around or inside it."""
+    ours, theirs = out.resolve(), inputs.resolve()
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        raise BadInputError(f"--out {out} overlaps the input {inputs}; choose a folder apart from it")
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A folder that is neither new nor ours is not touched at all, not even to lock it."""
+    marker = folder / PLAN_FILE
+    if marker.is_file():
+        plan = read_json(marker)
+        if not (isinstance(plan, dict) and plan.get("kind") in PLAN_KINDS):
+            raise BadInputError(
+                f"--out {folder} holds a {PLAN_FILE} that minoritybench did not write; choose another folder"
+            )
+        return
+    for item in folder.iterdir():
+        if item.name != LOCK_FILE and not _UNFINISHED_PLAN.fullmatch(item.name):
+            raise BadInputError(f"--out {folder} is not empty and was not made by minoritybench; choose another folder")
+        if item.name == LOCK_FILE and item.stat().st_size > 0:
+            raise BadInputError(f"--out {folder} holds a {LOCK_FILE} that is not ours; choose another folder")
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run left; the lock file stays because this process holds it."""
+    """Remove what our runs leave, by name; anything else in the folder stays."""
     for item in folder.iterdir():
-        if item.name == LOCK_FILE:
+        if not _OUR_NAMES.fullmatch(item.name):
             continue
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)
@@ -181,8 +203,10 @@ def folder_lock(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise BadInputError(f"--out {folder} is a file; name a folder")
     try:
+        if folder.is_dir():
+            _refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK_FILE).open("w")
+        handle = (folder / LOCK_FILE).open("a")
     except OSError as error:
         raise BadInputError(f"--out {folder} cannot be written: {error.strerror}") from error
     with handle:
@@ -190,7 +214,6 @@ def folder_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInputError(f"another process works in {folder}; wait for it or choose another --out") from error
-        if (folder / PLAN_FILE).is_file():
-            for part in folder.rglob(".*.part"):
-                part.unlink(missing_ok=True)
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
         yield

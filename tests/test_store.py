@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from minoritybench.errors import BadInputError
-from minoritybench.store import Receipts, atomic_path, canonical_json, folder_lock, open_output, read_json, write_text
+from minoritybench.store import (
+    Receipts,
+    atomic_path,
+    canonical_json,
+    folder_lock,
+    open_output,
+    read_json,
+    refuse_overlap,
+    write_text,
+)
 
 
 def test_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -43,7 +52,7 @@ def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> No
     out = tmp_path / "run"
     with folder_lock(out):
         open_output(out, {"kind": "sample", "n": 1}, force=False)
-        write_text(out / "result.txt", "1")
+        write_text(out / "record.json", "1")
         open_output(out, {"kind": "sample", "n": 1}, force=False)
         with pytest.raises(BadInputError, match="n: 1 there, 2 asked for"):
             open_output(out, {"kind": "sample", "n": 2}, force=False)
@@ -51,18 +60,18 @@ def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> No
         with pytest.raises(BadInputError, match=r"data\.limit: null there, 30 asked for"):
             open_output(out, {"kind": "sample", "data": {"a": 1, "limit": 30}}, force=False)
         open_output(out, {"kind": "sample", "n": 1}, force=True)
-        write_text(out / "result.txt", "1")
-        assert (out / "result.txt").exists()
+        write_text(out / "record.json", "1")
+        assert (out / "record.json").exists()
         open_output(out, {"kind": "sample", "n": 2}, force=True)
-        assert not (out / "result.txt").exists()
+        assert not (out / "record.json").exists()
         assert read_json(out / "plan.json") == {"kind": "sample", "n": 2}
 
 
 def test_foreign_folder_is_never_touched_even_by_force(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with folder_lock(tmp_path), pytest.raises(BadInputError, match="not made by minoritybench"):
-        open_output(tmp_path, {"kind": "sample", "n": 1}, force=True)
-    assert (tmp_path / "thesis.tex").read_text() == "precious"
+    with pytest.raises(BadInputError, match="not made by minoritybench"), folder_lock(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_second_holder_is_told(tmp_path: Path) -> None:
@@ -95,6 +104,39 @@ def test_canonical_json_refuses_nan() -> None:
 def test_force_spares_a_folder_whose_plan_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text('{"my": "own plan"}')
     (tmp_path / "thesis.tex").write_text("precious")
-    with folder_lock(tmp_path), pytest.raises(BadInputError, match="did not write"):
-        open_output(tmp_path, {"kind": "sample", "n": 1}, force=True)
+    with pytest.raises(BadInputError, match="did not write"), folder_lock(tmp_path):
+        pass
     assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_force_removes_our_files_and_leaves_what_was_put_beside_them(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with folder_lock(out):
+        open_output(out, {"kind": "sample", "n": 1}, force=False)
+        write_text(out / "seed-3" / "0.png", "ours")
+        write_text(out / "notes.txt", "the user's")
+        open_output(out, {"kind": "sample", "n": 2}, force=True)
+    assert not (out / "seed-3").exists()
+    assert (out / "notes.txt").read_text() == "the user's"
+
+
+def test_a_foreign_lock_file_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("my own lock data")
+    with pytest.raises(BadInputError, match="not ours"), folder_lock(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == "my own lock data"
+
+
+def test_a_kill_while_the_plan_was_written_does_not_block(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".plan.json.x1y2.part").write_text('{"ki')
+    with folder_lock(tmp_path):
+        open_output(tmp_path, {"kind": "sample", "n": 1}, force=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "plan.json"]
+
+
+@pytest.mark.parametrize(("out", "inputs"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/../c", "c")])
+def test_overlap_of_output_and_input_is_refused(out: str, inputs: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="overlaps"):
+        refuse_overlap(tmp_path / out, tmp_path / inputs)
+    refuse_overlap(tmp_path / "ab", tmp_path / "a")
