@@ -21,9 +21,11 @@ from minoritybench.encoders.base import Encoder, micro_batch_of, threads_of
 from minoritybench.microbatch import torch_threads
 from minoritybench.registry import user_code
 from minoritybench.scoring import Rsvd, exact_scores, rsvd_scores
+from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import Receipts, atomic_path
 
 STAGE = "score"
+FACTS = frozenset({"images", "rows", "failures", "spectrum", "seconds"})
 
 SHARD_SCHEMA = pa.schema(
     [
@@ -32,6 +34,7 @@ SHARD_SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("score_deflated", pa.float64()),
         ("rank_deficit", pa.int64()),
+        ("proxy", pa.float64()),
         ("width", pa.int64()),
         ("height", pa.int64()),
         ("conversion", pa.string()),
@@ -44,7 +47,8 @@ SHARD_SCHEMA = pa.schema(
 class RankPlan:
     """What a worker needs to score any shard of a ranking. `batch_images` only groups work; it changes no result.
 
-    `token` stands for the content of source and weights, so that a process never reuses one that has changed.
+    `token` stands for the content of source and weights, so that a process never reuses one that has changed;
+    `threads` is the torch thread count that the scores belong to.
     """
 
     out: str
@@ -54,6 +58,7 @@ class RankPlan:
     weights: str | None
     device: str
     dtype: str
+    threads: int
     rsvd: Rsvd | None
     shard_size: int
     batch_images: int
@@ -67,13 +72,15 @@ def score_shard(plan: RankPlan, shard: int) -> None:
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     moments = SpectrumMoments()
-    for start in range(0, len(indices), plan.batch_images):
-        _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], rows, failures, moments)
+    with torch_threads(plan.threads):
+        for start in range(0, len(indices), plan.batch_images):
+            _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], rows, failures, moments)
     file = shard_file(Path(plan.out), shard)
     with atomic_path(file) as part:
         pq.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), part)
     facts = {
         "images": len(indices),
+        "rows": len(rows),
         "failures": failures,
         "spectrum": moments.as_dict(),
         "seconds": perf_counter() - started,
@@ -95,40 +102,51 @@ def _score_batch(
     failures: list[dict[str, str]],
     moments: SpectrumMoments,
 ) -> None:
-    loaded: list[tuple[int, LoadedImage]] = []
+    read: list[tuple[int, dict[str, Any]]] = []
+    inputs: list[Tensor] = []  # only network inputs are held: decoded photographs are far larger
     for index in indices:
         try:
-            loaded.append((index, source.load(index)))
+            image = source.load(index)
         except ImageDecodeError as error:
             failures.append({"id": source.ids[index], "error": str(error)})
-    if not loaded:
+            continue
+        with user_code(plan.encoder):
+            inputs.append(prepare_images(encoder, [image]))
+        read.append((index, _facts(source.ids[index], image)))
+    if not read:
         return
     with user_code(plan.encoder):
-        prepared = prepare_images(encoder, [image for _, image in loaded])
-        if plan.rsvd is None:
-            scores = exact_scores(encoder, prepared)
-            reference, deflated, deficit = scores.reference, scores.deflated, scores.rank_deficit
-            moments.add(scores.sigma)
+        scored = _scored(plan, encoder, torch.cat(inputs), [index for index, _ in read], moments)
+    for (_, facts), values in zip(read, scored, strict=True):
+        if math.isfinite(values["score_deflated"] if values["proxy"] is None else values["proxy"]):
+            rows.append({**facts, **values})
         else:
-            reference = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=[index for index, _ in loaded])
-            deflated, deficit = reference, torch.zeros(len(loaded), dtype=torch.int64)
-    for row, (index, image) in enumerate(loaded):
-        if not math.isfinite(float(deflated[row])):
-            failures.append({"id": source.ids[index], "error": "the encoder's Jacobian is not finite here"})
-            continue
-        rows.append(
-            {
-                "id": source.ids[index],
-                "sha256": image.sha256,
-                "score": float(reference[row]),
-                "score_deflated": float(deflated[row]),
-                "rank_deficit": int(deficit[row]),
-                "width": image.pixels.shape[1],
-                "height": image.pixels.shape[0],
-                "conversion": image.conversion,
-                **confounders(image),
-            }
-        )
+            failures.append({"id": facts["id"], "error": "the encoder's Jacobian is not finite here"})
+
+
+def _facts(name: str, image: LoadedImage) -> dict[str, Any]:
+    height, width = image.pixels.shape[:2]
+    return {
+        "id": name,
+        "sha256": image.sha256,
+        "width": width,
+        "height": height,
+        "conversion": image.conversion,
+        **confounders(image),
+    }
+
+
+def _scored(
+    plan: RankPlan, encoder: Encoder, prepared: Tensor, indices: list[int], moments: SpectrumMoments
+) -> list[dict[str, Any]]:
+    """The score columns of each image. An approximation is a `proxy`, never a score."""
+    if plan.rsvd is not None:
+        values = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=indices).tolist()
+        return [{"score": None, "score_deflated": None, "rank_deficit": None, "proxy": value} for value in values]
+    scores = exact_scores(encoder, prepared)
+    moments.add(scores.sigma)
+    columns = zip(scores.reference.tolist(), scores.deflated.tolist(), scores.rank_deficit.tolist(), strict=True)
+    return [{"score": r, "score_deflated": d, "rank_deficit": k, "proxy": None} for r, d, k in columns]
 
 
 def prepare_images(encoder: Encoder, images: list[LoadedImage]) -> Tensor:
@@ -157,7 +175,7 @@ class SpectrumMoments:
                 self._add_row(row)
 
     def _add_row(self, row: list[float]) -> None:
-        logs = [math.log(max(value, 1e-6)) for value in row]
+        logs = [math.log(max(value, LOG_FLOOR)) for value in row]
         for key, values in {
             "sigma": row,
             "sigma_squared": [v * v for v in row],
@@ -185,5 +203,7 @@ def _loaded(plan: RankPlan) -> Encoder:
 
 
 def images_a_batch(encoder: Encoder, requested: int | None) -> int:
-    """Images read at a time: the request, or eight micro-batches."""
-    return 8 * micro_batch_of(encoder) if requested is None else requested
+    """Images read at a time: eight micro-batches, or the request rounded up to whole ones, for a micro-batch is
+    computed in full however few images it holds."""
+    size = micro_batch_of(encoder)
+    return 8 * size if requested is None else -(-requested // size) * size

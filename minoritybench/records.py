@@ -66,8 +66,9 @@ class KeepRule(_Strict):
 class ReferenceSet(_Strict):
     """Recipe and digest of a world-minority reference set; the members stand beside it in members.csv.
 
-    `sha256` is the digest of the ordered (id, content sha256) pairs of the members; `threshold` the score of its last
-    member: an image scoring at or below it is as rare as the set.
+    `sha256` is the digest of the ordered (id, content sha256) pairs of the members; `threshold` the deflated score of
+    its last member: an image scoring at or below it is as rare as the set. None where the set was not ranked by exact
+    scores.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -76,7 +77,7 @@ class ReferenceSet(_Strict):
     n: int
     rank_by: Literal["jepa"]
     keep: KeepRule
-    threshold: float
+    threshold: float | None
     dataset: dict[str, Any]
     encoder: dict[str, Any]
     estimator: dict[str, Any]

@@ -76,7 +76,8 @@ def _read_members(path: Path) -> pd.DataFrame:
     if list(members.columns) != MEMBER_COLUMNS:
         raise BadInputError(f"{path} must have the columns {', '.join(MEMBER_COLUMNS)}")
     try:  # from text, so that every digit written is read back whatever pandas' own parser does
-        return members.astype({"rank": int, "score": float, "score_deflated": float})
+        scores = members[["score", "score_deflated"]].replace("", "nan").astype(float)  # empty: not exactly scored
+        return members.assign(rank=members["rank"].astype(int), **scores)
     except ValueError as error:
         raise BadInputError(f"{path}: {error}") from error
 
@@ -120,7 +121,8 @@ def select_members(scores: pd.DataFrame, request: str, per_class: int | None) ->
     """The lowest-ranked rows of a score table, lowest first; with `per_class` the lowest N of every class folder."""
     ranked = scores.dropna(subset=["rank"]).sort_values("rank", kind="stable")
     if per_class is None:
-        members = ranked.head(parse_keep(request, len(ranked)))
+        # a count is checked against the images before any work; those that fail later only make the set smaller
+        members = ranked.head(int(request) if request.isdecimal() else parse_keep(request, len(ranked)))
     else:
         classes = ranked["id"].str.rpartition("/")[0]
         members = ranked.groupby(classes, sort=False).head(per_class)

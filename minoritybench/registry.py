@@ -7,7 +7,9 @@ so the command line stays fast. Third parties add to a table through the entry-p
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -135,41 +137,68 @@ def lookup(kind: str, name: str) -> Entry:
 
 def resolve(kind: str, name: str) -> Any:
     """The object a name stands for: a registered entry or `path/to/file.py:attribute`."""
-    path, colon, attribute = name.rpartition(":")
     if name.endswith(".py"):
         raise BadInputError(f"{name!r}: say what to take from the file, as in {name}:name_of_class_or_function")
-    if colon and path.endswith(".py"):
+    if is_user_file(name):
+        path, _, attribute = name.rpartition(":")
         return _attribute(_module_from_file(Path(path)), attribute, name)
     module, _, attribute = lookup(kind, name).target.partition(":")
     return _attribute(importlib.import_module(module), attribute, name)
 
 
+def is_user_file(name: str) -> bool:
+    """Whether a name is `path/to/file.py:attribute` rather than a registered one."""
+    path, colon, _ = name.rpartition(":")
+    return bool(colon) and path.endswith(".py")
+
+
+def code_digests(*names: str) -> dict[str, str]:
+    """SHA-256 of the files behind those of `names` that are `path/to/file.py:attribute`, for plans: work done with an
+    older version of the file is then never taken for work of the present one. What the file imports is not followed."""
+    files = {name: Path(name.rpartition(":")[0]) for name in names if is_user_file(name)}
+    return {name: _digest(path) for name, path in sorted(files.items()) if path.is_file()}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise BadInputError(f"no such file {str(path)!r}: give path/to/file.py:attribute")
-    name = f"minoritybench_user_{path.stem}"
+    identity = hashlib.sha256(f"{path.resolve()} {_digest(path)}".encode()).hexdigest()
+    name = f"minoritybench_user_{path.stem}_{identity[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadInputError(f"{str(path)!r} cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look their module up here
-    with user_code(str(path)):
-        spec.loader.exec_module(module)
+    try:
+        with user_code(str(path)):
+            spec.loader.exec_module(module)
+    except MinorityBenchError:
+        del sys.modules[name]
+        raise
     return module
 
 
 @contextmanager
 def user_code(name: str) -> Iterator[None]:
     """Run code that a user's file (`path/to/file.py[:attribute]`) takes part in: what it raises becomes one line that
-    names the file and the line in it. For registered names nothing changes, a fault of ours keeps its traceback."""
+    names the file and the line in it, and what it prints goes to stderr, for stdout is data. For registered names
+    nothing changes, a fault of ours keeps its traceback."""
     path, is_file, _ = name.partition(".py")
-    try:
+    if not is_file:
         yield
+        return
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     except MinorityBenchError:
         raise
-    except Exception as error:
-        if not is_file:
-            raise
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename.endswith(f"{Path(path).name}.py")]
         where = f" at line {lines[-1]}" if lines else ""

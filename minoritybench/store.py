@@ -94,13 +94,14 @@ def read_json(path: Path) -> Any:
 class Receipts:
     """Which shards are done. A receipt is written last and lists its shard's files with their digests.
 
-    A shard is done when its receipt parses and every file it lists has the stated size and SHA-256; anything else is
-    done again, so a kill at any point costs at most the shards in flight.
+    A shard is done when its receipt parses, has every fact in `facts`, and every file it lists has the stated size and
+    SHA-256; anything else is done again, so a kill at any point costs at most the shards in flight.
     """
 
-    def __init__(self, root: Path, stage: str) -> None:
+    def __init__(self, root: Path, stage: str, facts: frozenset[str] = frozenset()) -> None:
         self.root = root
         self.stage = stage
+        self._needed = facts
 
     def path(self, shard: int) -> Path:
         """Where the receipt of a shard stands."""
@@ -122,7 +123,7 @@ class Receipts:
             facts: dict[str, Any] = receipt["facts"]
         except (OSError, ValueError, KeyError, TypeError):
             return None  # absent, truncated or foreign: the shard counts as not done
-        return facts if whole else None
+        return facts if whole and isinstance(facts, dict) and self._needed <= facts.keys() else None
 
     def _valid(self, item: dict[str, Any]) -> bool:
         path = self.root / item["path"]

@@ -13,13 +13,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import minoritybench
 from minoritybench.errors import BadInputError, CheckFailedError
+from minoritybench.microbatch import torch_threads
+from minoritybench.rank import NothingScoredError
 from minoritybench.references import load_reference_set, parse_keep
 
 ARTEFACTS = ("scores.parquet", "reference_set.json", "members.csv", "failures.csv", "gallery.html")
+SQUARE = """class Mine:
+    def prepare(self, x): return x.mean(1).flatten(1)
+    def __call__(self, x): return x**2
+"""
 COLUMNS = ["id", "sha256", "score", "score_deflated", "rank", "rank_deficit", "proxy", "width", "height"]
 
 
@@ -109,11 +116,76 @@ def test_odd_files_end_scored_or_as_failures(tmp_path: Path) -> None:
     assert len(load_reference_set(tmp_path / "out").images()) == 2
 
 
-def test_nothing_but_broken_files_is_refused(tmp_path: Path) -> None:
+def test_nothing_but_broken_files_leaves_the_reasons(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_text("no")
-    with pytest.raises(BadInputError, match=r"none of the 1 images"):
+    with pytest.raises(NothingScoredError, match=r"none of the 1 images") as caught:
         minoritybench.rank_dataset(str(tmp_path / "in"), out=tmp_path / "out")
+    assert caught.value.exit_code == 5
+    assert (tmp_path / "out" / "failures.csv").read_text().startswith("id,error\na.png,")
+
+
+def test_a_failed_image_only_makes_a_set_of_all_smaller(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_text("no")
+    for shade in (10, 90):
+        Image.new("RGB", (8, 8), (shade, 3 * shade // 2, 200)).save(tmp_path / "in" / f"{shade}.png")
+    outcome = minoritybench.rank_dataset(tmp_path / "in", out=str(tmp_path / "out"), keep=3)
+    assert outcome.reference_set.n == 2
+    assert any("kept 2 images" in warning for warning in outcome.warnings)
+
+
+def test_output_that_overlaps_its_input_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    with pytest.raises(BadInputError, match="overlaps"):
+        minoritybench.rank_dataset(tmp_path, out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("size", [0, -5, "64", True, None])
+def test_an_edited_shard_size_is_not_trusted(size: object, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    minoritybench.rank_dataset("digits", out=out, limit=20, shard_size=8)
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps({**plan, "shard_size": size}))
+    with pytest.raises(BadInputError, match="shard_size"):
+        minoritybench.rank_dataset("digits", out=out, limit=20, shard_size=8)
+
+
+def test_started_work_keeps_its_thread_count(tmp_path: Path) -> None:
+    """Scores of an encoder without a thread count of its own belong to the count that the work was started with."""
+    code = tmp_path / "mine.py"
+    code.write_text(SQUARE)
+    options = {"out": tmp_path / "out", "encoder": f"{code}:Mine", "limit": 9}
+    minoritybench.rank_dataset("digits", **options)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert plan["encoder"]["threads"] == torch.get_num_threads()
+    with torch_threads(torch.get_num_threads() + 1):
+        minoritybench.rank_dataset("digits", **options)
+    assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
+
+
+def test_edited_user_code_is_other_work(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    text = (
+        "class Mine:\n    def prepare(self, x): return x.mean(1).flatten(1)\n    def __call__(self, x): return x**2\n"
+    )
+    options = {"out": tmp_path / "out", "encoder": f"{code}:Mine", "limit": 9}
+    code.write_text(text)
+    minoritybench.rank_dataset("digits", **options)
+    code.write_text(text.replace("**2", "**3"))
+    with pytest.raises(BadInputError, match="code_sha256"):
+        minoritybench.rank_dataset("digits", **options)
+
+
+def test_a_receipt_without_its_facts_is_done_again(ranked: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    minoritybench.rank_dataset("digits", out=out, limit=20, shard_size=8)
+    before = contents(out)
+    receipt = out / "receipts" / "score-000001.json"
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "facts": {}}))
+    minoritybench.rank_dataset("digits", out=out, limit=20, shard_size=8)
+    assert contents(out) == before
 
 
 def test_changed_folder_is_not_resumed_as_if_it_were_the_same(tmp_path: Path) -> None:
@@ -163,6 +235,11 @@ def test_rsvd_ranking_says_that_it_approximates(tmp_path: Path) -> None:
     outcome = minoritybench.rank_dataset("digits", out=tmp_path / "out", estimator="rsvd", limit=70)
     assert outcome.reference_set.estimator["approximation"] == "sum of the top k only"
     assert outcome.cost["exact_fraction"] == 0.0
+    assert outcome.reference_set.threshold is None
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert scores[["score", "score_deflated", "rank_deficit"]].isna().all(axis=None)
+    assert (scores.sort_values("rank")["proxy"].diff().dropna() >= 0).all()
+    assert len(load_reference_set(tmp_path / "out").images()) == outcome.reference_set.n == 18
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,8 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
     \b
     Example: minoritybench rank-dataset digits --keep 10%
     """
-    from minoritybench.rank import RankRequest, prepare_job, run_job
+    from minoritybench.rank import run_job
+    from minoritybench.rank_job import RankRequest, prepare_job
 
     job = prepare_job(RankRequest(**options))
     if dry_run:
@@ -76,11 +77,13 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
 
 def _summary(outcome: Any) -> str:
     recipe = outcome.reference_set
+    threshold = "" if recipe.threshold is None else f", at or below {recipe.threshold:.2f}"
+    what = "(deflated, nats)" if recipe.threshold is not None else "(approximate, see proxy)"
     rows = [
         ("dataset", f"{recipe.dataset['name']}, {recipe.dataset['n']} images"),
         ("encoder", recipe.encoder["name"]),
-        ("JEPA-SCORE", f"mean {recipe.statistics['mean']:.2f}, sd {recipe.statistics['std']:.2f} (deflated, nats)"),
-        ("kept", f"{recipe.n} lowest ({recipe.keep.request}), at or below {recipe.threshold:.2f}"),
+        ("JEPA-SCORE", f"mean {recipe.statistics['mean']:.2f}, sd {recipe.statistics['std']:.2f} {what}"),
+        ("kept", f"{recipe.n} lowest ({recipe.keep.request}){threshold}"),
         ("index", recipe.sha256[:16]),
         ("seconds", f"{outcome.cost['seconds']:.1f}"),
         ("written to", str(outcome.out)),

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from minoritybench.encoders.base import Encoder
+from minoritybench.encoders.base import Encoder, encoder_facts
 from minoritybench.errors import BadInputError
-from minoritybench.registry import resolve, user_code
+from minoritybench.registry import is_user_file, resolve, user_code
 
 __all__ = ["DTYPES", "Encoder", "load_encoder"]
 
@@ -34,8 +34,7 @@ def load_encoder(
     if dtype not in DTYPES:
         raise BadInputError(f"dtype {dtype!r} is not one of: {', '.join(DTYPES)}")
     factory = cast(Callable[..., Encoder], resolve("encoders", name))
-    path, colon, _ = name.rpartition(":")
-    if colon and path.endswith(".py"):
+    if is_user_file(name):
         given: dict[str, Any] = {"weights": weights, "input_size": input_size}
         chosen = {key: value for key, value in given.items() if value is not None}
         if device != "cpu":
@@ -58,4 +57,5 @@ def _checked(encoder: Any, name: str) -> Encoder:
         raise BadInputError(
             f"encoder {name!r}: the factory returned {type(encoder).__name__}, which lacks prepare(images) or __call__"
         )
+    encoder_facts(encoder, name)  # an attribute of a wrong type is found here, not half-way through the work
     return cast(Encoder, encoder)

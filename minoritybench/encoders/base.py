@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minoritybench.errors import BadInputError
 
@@ -35,18 +37,63 @@ class Encoder(Protocol):
 
 def micro_batch_of(encoder: Encoder) -> int:
     """The fixed number of rows a network call of this encoder."""
-    return int(getattr(encoder, "micro_batch", DEFAULT_MICRO_BATCH))
+    return _count(encoder, "micro_batch") or DEFAULT_MICRO_BATCH
 
 
 def threads_of(encoder: Encoder) -> int | None:
     """The torch thread count this encoder's results belong to, None for the process's own."""
-    threads = getattr(encoder, "threads", None)
-    return None if threads is None else int(threads)
+    return _count(encoder, "threads")
+
+
+def encoder_facts(encoder: Encoder, name: str) -> dict[str, Any]:
+    """What identifies an encoder in plans and recipes: `name` as asked for, dimensions, preprocessing and weights.
+
+    An attribute of a type that the interface does not know (see `Encoder`) is a one-line error that names it.
+    """
+    return {
+        "name": name,
+        "dim": _count(encoder, "dim"),
+        "weights_sha256": _text(encoder, "weights_sha256"),
+        "input_size": _count(encoder, "input_size"),
+        "preprocess": _text(encoder, "preprocess"),
+        "jacobian_wrt": "network_input",
+        "micro_batch": micro_batch_of(encoder),
+        "threads": threads_of(encoder),
+    }
+
+
+def embed(encoder: Encoder, prepared: Tensor) -> Tensor:
+    """Embeddings `(B, d)` through attention kernels that have a second derivative: the fused ones have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return encoder(prepared)
+
+
+def _count(encoder: Encoder, attribute: str) -> int | None:
+    value = getattr(encoder, attribute, None)
+    if value is None:
+        return None
+    try:
+        count = operator.index(value)
+    except TypeError as error:
+        raise BadInputError(
+            f"encoder {name_of(encoder)}: its {attribute} must be an integer, not {type(value).__name__}"
+        ) from error
+    if count < 1:
+        raise BadInputError(f"encoder {name_of(encoder)}: its {attribute} must be at least 1, not {count}")
+    return count
+
+
+def _text(encoder: Encoder, attribute: str) -> str | None:
+    value = getattr(encoder, attribute, None)
+    if value is not None and not isinstance(value, str):
+        raise BadInputError(f"encoder {name_of(encoder)}: its {attribute} must be a string, not {type(value).__name__}")
+    return value
 
 
 def name_of(encoder: Encoder) -> str:
     """The encoder's registered name, or its class name."""
-    return str(getattr(encoder, "name", type(encoder).__name__))
+    name = getattr(encoder, "name", None)
+    return name if isinstance(name, str) else type(encoder).__name__
 
 
 def null_basis(encoder: Encoder, z: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder
+from minoritybench.encoders.base import Encoder, embed, null_basis
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, TopK, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum
@@ -35,11 +35,13 @@ class ScoreGradient:
 def score_gradient(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, probes: Tensor) -> ScoreGradient:
     """Gradient of the top-k JEPA-SCORE with respect to the prepared input.
 
-    `prepared` `(B, ...)` is the network input; `probes` `(B, k + p, n)` the random tangents of the range finder. Row i
-    of the result depends on row i of the inputs alone. An encoder whose Jacobian is constant gives zeros.
+    `prepared` `(B, ...)` is the network input; `probes` `(B, k + p, n)` the random tangents of the range finder. The
+    head's structural null directions never enter. Row i of the result depends on row i of the inputs alone. An encoder
+    whose Jacobian is constant gives zeros.
     """
     graph = JacobianGraph(encoder, prepared)
-    triplets = top_k(graph, range_basis(graph, probes, rsvd.q), rsvd.k)
+    basis = range_basis(graph, probes, rsvd.q, null_basis(encoder, graph.z))
+    triplets = top_k(graph, basis, rsvd.k)
     del graph  # its second-order graph is the largest thing alive; free it before building the next
     return ScoreGradient(gradient=dual_gradient(encoder, prepared, triplets), score=log_sum(triplets.sigma))
 
@@ -55,7 +57,7 @@ def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK) -> Tensor:
     k = sigma.shape[1]
     copies = prepared.detach().repeat_interleave(k, dim=0).requires_grad_(True)
     with torch.enable_grad():
-        z = encoder(copies)
+        z = embed(encoder, copies)
         (pulled,) = torch.autograd.grad(z, copies, w, create_graph=True)
         if not pulled.requires_grad:  # J does not depend on u (a linear encoder): the score is constant
             return torch.zeros_like(prepared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,21 @@ TILE = 64
 
 
 def gallery_html(
-    source: ImageSource, table: pd.DataFrame, recipe: ReferenceSet, spectrum: dict[str, Any], warnings: list[str]
+    source: ImageSource,
+    table: pd.DataFrame,
+    members_ids: Iterable[str],
+    recipe: ReferenceSet,
+    spectrum: dict[str, Any],
+    warnings: list[str],
 ) -> str:
-    """A self-contained page; a pure function of the scores and images, so that resumed runs write the same bytes."""
-    ranked = table.sort_values("rank")
+    """A self-contained page; a pure function of the scores and images, so that resumed runs write the same bytes.
+
+    `table` has the columns `id`, `rank` and `value`, what was ranked by, low is rare.
+    """
+    ranked = table.dropna(subset=["rank"]).sort_values("rank")
+    members = set(members_ids)
+    threshold = float(ranked.loc[ranked["id"].isin(members), "value"].max())
+    exact = recipe.threshold is not None
     shown = min(SHOWN, max(1, len(ranked) // 2))
     where = {name: position for position, name in enumerate(source.ids)}
     spectrum_chart = None
@@ -32,22 +44,26 @@ def gallery_html(
         "gallery.html",
         recipe=recipe,
         warnings=warnings,
-        lowest=_tiles(source, where, ranked.head(shown)),
-        highest=_tiles(source, where, ranked.tail(shown).iloc[::-1]),
+        lowest=_tiles(source, where, ranked.head(shown), members),
+        highest=_tiles(source, where, ranked.tail(shown).iloc[::-1], members),
+        threshold=threshold,
         histogram=histogram_svg(
-            table["score_deflated"].tolist(), threshold=recipe.threshold, label="JEPA-SCORE (deflated), nats"
+            ranked["value"].tolist(),
+            threshold=threshold,
+            label="JEPA-SCORE (deflated), nats" if exact else "proxy, what was ranked by",
         ),
         spectrum=spectrum_chart,
         total=len(table),
     )
 
 
-def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame, members: set[str]) -> list[dict[str, Any]]:
     return [
         {
             "id": row.id,
             "rank": row.rank,
-            "score": row.score_deflated,
+            "score": row.value,
+            "member": row.id in members,
             "uri": data_uri(enlarged(thumbnail(source.load(where[str(row.id)]).pixels, TILE), TILE)),
         }
         for row in rows.itertuples()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +20,9 @@ from minoritybench.scoring.spectrum import Scores, log_sum, scores_from_jacobian
 __all__ = ["ESTIMATORS", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
 ESTIMATORS = ("exact", "rsvd")
+
+_log = logging.getLogger(__name__)
+_RANGE_SLACK = 1e-3
 
 
 def jepa_score(
@@ -41,8 +45,8 @@ def jepa_score(
     `estimator="exact"`: all singular values; `mode="reference"` sums log max(sigma, 1e-6) over all min(d, n) of them
     (the published definition), `mode="deflated"` leaves out the structural null directions that the encoder declares.
     `estimator="rsvd"` is an approximation of another quantity: the sum over the k largest values that a randomised
-    SVD with k + p probes and q power iterations finds, a lower bound of the exact top-k sum; `mode` does not enter,
-    for null directions are never among the largest.
+    SVD with k + p probes and q power iterations finds outside the structural null directions, a lower bound of the
+    exact top-k sum; `mode` does not enter.
 
     Reference: arXiv:2510.05949; arXiv:2605.24631 Eq. 3 and 8.
     """
@@ -50,6 +54,7 @@ def jepa_score(
         raise BadInputError(f"mode {mode!r} is not one of: deflated, reference")
     if estimator not in ESTIMATORS:
         raise BadInputError(f"estimator {estimator!r} is not one of: {', '.join(ESTIMATORS)}")
+    _check_images(images)
     if images.shape[0] == 0:
         return torch.empty(0, dtype=torch.float64)
     with torch_threads(threads_of(encoder)):
@@ -60,6 +65,13 @@ def jepa_score(
     return scores.deflated if mode == "deflated" else scores.reference
 
 
+def _check_images(images: Tensor) -> None:
+    if not images.is_floating_point():
+        raise BadInputError(f"images must be float in [0, 1], not {images.dtype}; divide 8-bit images by 255")
+    if images.numel() and not (float(images.min()) >= -_RANGE_SLACK and float(images.max()) <= 1 + _RANGE_SLACK):
+        _log.warning("images lie outside [0, 1], where encoders expect them: scores may mean nothing")
+
+
 def exact_scores(encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK) -> Scores:
     """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
     size = micro_batch_of(encoder)
@@ -68,11 +80,10 @@ def exact_scores(encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = RO
         for start in range(0, prepared.shape[0], size):
             block = prepared[start : start + size]
             graph = JacobianGraph(encoder, pad_rows(block, size))
-            scores = scores_from_jacobian(graph.rows(rows_per_chunk), null_basis(encoder, graph.z))
-            real = block.shape[0]
-            parts.append(
-                Scores(scores.reference[:real], scores.deflated[:real], scores.rank_deficit[:real], scores.sigma[:real])
-            )
+            real = block.shape[0]  # the padding needs no linear algebra
+            nulls = null_basis(encoder, graph.z)
+            scores = scores_from_jacobian(graph.rows(rows_per_chunk)[:real], None if nulls is None else nulls[:real])
+            parts.append(scores)
     return Scores(
         reference=torch.cat([s.reference for s in parts]),
         deflated=torch.cat([s.deflated for s in parts]),
@@ -87,6 +98,7 @@ def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, in
     Image `indices[j]` draws its own probes from `(seed, index)`, so a score depends on neither batch nor order.
     """
     size = micro_batch_of(encoder)
+    rsvd = rsvd.within(prepared[0].numel())
     totals: list[Tensor] = []
     with torch_threads(threads_of(encoder)):
         for start in range(0, prepared.shape[0], size):
@@ -94,6 +106,6 @@ def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, in
             streams = ImageStreams(seed, indices[start : start + size])
             probes = streams.normal((rsvd.probes, block[0].numel()), "score-probes").to(block)
             graph = JacobianGraph(encoder, pad_rows(block, size))
-            basis = range_basis(graph, pad_rows(probes, size), rsvd.q)
+            basis = range_basis(graph, pad_rows(probes, size), rsvd.q, null_basis(encoder, graph.z))
             totals.append(log_sum(top_k(graph, basis, rsvd.k).sigma)[: block.shape[0]].cpu())
     return torch.cat(totals)

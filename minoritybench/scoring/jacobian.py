@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder
+from minoritybench.encoders.base import Encoder, embed
 from minoritybench.errors import BadInputError
 
 ROWS_PER_CHUNK = 16
@@ -27,7 +27,7 @@ class JacobianGraph:
     def __init__(self, encoder: Encoder, prepared: Tensor) -> None:
         self.prepared = prepared.detach().requires_grad_(True)
         with torch.enable_grad():
-            z = encoder(self.prepared)
+            z = embed(encoder, self.prepared)
             if z.ndim != 2 or z.shape[0] != prepared.shape[0]:
                 raise BadInputError(
                     f"the encoder must map {tuple(prepared.shape)} to (B, d), it returned {tuple(z.shape)}"

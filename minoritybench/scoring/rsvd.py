@@ -32,6 +32,10 @@ class Rsvd:
         """Random directions drawn an image, `k + p`."""
         return self.k + self.p
 
+    def within(self, room: int) -> Rsvd:
+        """The same with at most `room` probes, all that a Jacobian of that rank has use for."""
+        return self if self.probes <= room else Rsvd(min(self.k, room), room - min(self.k, room), self.q)
+
 
 @dataclass(frozen=True)
 class TopK:
@@ -45,16 +49,18 @@ class TopK:
     right: Tensor
 
 
-def range_basis(graph: JacobianGraph, probes: Tensor, q: int) -> Tensor:
-    """Orthonormal basis `(B, d, l)` of an approximate top left singular subspace, `l = min(probes, d, n)`.
+def range_basis(graph: JacobianGraph, probes: Tensor, q: int, nulls: Tensor | None = None) -> Tensor:
+    """Orthonormal basis `(B, d, l)` of an approximate top left singular subspace, `l = min(probes, d - m, n)`.
 
-    `probes` `(B, l, n)` are random tangents; `q` rounds of `J J^T` sharpen the subspace they span.
+    `probes` `(B, l, n)` are random tangents; `q` rounds of `J J^T` sharpen the subspace they span. `nulls` `(B, d, m)`
+    are the head's structural null directions, orthonormal: kept out of the basis, in which they would only be noise.
     """
-    count = min(probes.shape[1], graph.dim, graph.inputs)
+    structural = 0 if nulls is None else nulls.shape[2]
+    count = min(probes.shape[1], graph.dim - structural, graph.inputs)
     unit = torch.nn.functional.normalize(probes[:, :count], dim=2)
-    basis = orthonormal(graph.jvp(unit))
+    basis = orthonormal(graph.jvp(unit), nulls)
     for _ in range(q):
-        basis = orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))))
+        basis = orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))), nulls)
     return basis
 
 
@@ -79,6 +85,9 @@ def triplets(basis: Tensor, rows: Tensor, k: int) -> TopK:
     return TopK(sigma=sigma, left=left.to(basis.dtype), right=right.to(basis.dtype))
 
 
-def orthonormal(rows: Tensor) -> Tensor:
-    """`(B, l, d)` row vectors to an orthonormal basis `(B, d, l)` in the same dtype."""
-    return torch.linalg.qr(rows.to(torch.float64).transpose(1, 2)).Q.to(rows.dtype)
+def orthonormal(rows: Tensor, nulls: Tensor | None = None) -> Tensor:
+    """`(B, l, d)` row vectors to an orthonormal basis `(B, d, l)` in the same dtype, at right angles to `nulls`."""
+    columns = rows.to(torch.float64).transpose(1, 2)
+    if nulls is not None:
+        columns = columns - nulls @ (nulls.transpose(1, 2) @ columns)
+    return torch.linalg.qr(columns).Q.to(rows.dtype)

@@ -17,6 +17,8 @@ LOG_FLOOR = 1e-6
 _COLUMN_BLOCK = 8192
 _GRAM_CONDITION = 1e-9
 """Where lambda_min / lambda_max of the Gram matrix falls below this, its square root has lost digits."""
+_GRAM_NOISE = 1e-13
+"""Eigenvalues of a float64 Gram matrix below this share of the largest are rounding."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,16 @@ class Scores:
 
 def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
     """Both scores from Jacobians `(B, d, n)` and an orthonormal basis `(B, d, m)` of structural null directions."""
-    full = singular_values(jacobian)
+    outputs, inputs = jacobian.shape[1:]
     if nulls is None:
-        sigma = full
+        sigma = full = singular_values(jacobian)
+    elif outputs > inputs:  # the null directions of the head lie among the d - n that vanish anyway
+        full = singular_values(jacobian)
+        sigma = singular_values(_project_out(jacobian, nulls), keep=min(outputs - nulls.shape[2], inputs))
     else:
-        # With d > n the null directions of the head lie among the d - n that vanish anyway.
-        kept = min(jacobian.shape[1] - nulls.shape[2], jacobian.shape[2])
-        sigma = singular_values(_project_out(jacobian, nulls), keep=kept)
+        rest = _project_out(jacobian, nulls)
+        sigma = singular_values(rest, keep=outputs - nulls.shape[2])
+        full = torch.cat([sigma, _null_singular_values(jacobian, rest, nulls)], dim=1)
     return Scores(
         reference=log_sum(full).cpu(),
         deflated=log_sum(sigma).cpu(),
@@ -72,6 +77,25 @@ def singular_values(jacobian: Tensor, keep: int | None = None) -> Tensor:
     for index in wide.nonzero().flatten().tolist():
         sigma[index] = torch.linalg.svdvals(jacobian[index].to(torch.float64))[:keep]
     return torch.where(finite.unsqueeze(1), sigma, torch.nan)
+
+
+def _null_singular_values(jacobian: Tensor, rest: Tensor, nulls: Tensor) -> Tensor:
+    """The singular values that the structural null directions carry: float64 `(B, m)`, ascending.
+
+    They are tiny, mostly rounding of the rows, and would drown in the rounding of the whole Gram matrix, for which the
+    alternative is an SVD of the whole Jacobian. The m rows `N^T J` hold them exactly: `S = C - X^T G^+ X` with
+    `C = N^T J J^T N`, `X = rest J^T N`, `G = rest rest^T` is the Schur complement whose eigenvalues are their squares,
+    to a relative error of `|X|^2 / lambda_min(G)^2`.
+    """
+    rows = nulls.transpose(1, 2).to(rest) @ jacobian.to(torch.float64)
+    finite = rows.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
+    rows, rest = torch.where(finite, rows, 0.0), torch.where(finite, rest, 0.0)
+    values, vectors = torch.linalg.eigh(_gram(rest))
+    inverse = torch.where(values > _GRAM_NOISE * values[:, -1:], 1.0 / values, 0.0)
+    shared = vectors.transpose(1, 2) @ (rest @ rows.transpose(1, 2))
+    schur = rows @ rows.transpose(1, 2) - shared.transpose(1, 2) @ (inverse.unsqueeze(-1) * shared)
+    sigma = torch.linalg.eigvalsh(schur).clamp_min(0.0).sqrt()
+    return torch.where(finite.squeeze(-1), sigma, torch.nan)
 
 
 def _gram(jacobian: Tensor) -> Tensor:

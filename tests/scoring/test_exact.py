@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from toy_encoders import LayerNormEncoder, PlainEncoder
 
 import minoritybench
+from minoritybench.encoders.base import null_basis
 from minoritybench.errors import BadInputError
 from minoritybench.scoring import exact_scores
-from minoritybench.scoring.spectrum import singular_values
+from minoritybench.scoring.jacobian import JacobianGraph
+from minoritybench.scoring.spectrum import scores_from_jacobian, singular_values
 
 
 def reference_sigma(encoder: PlainEncoder, image: Tensor) -> Tensor:
@@ -143,3 +145,19 @@ def test_unknown_mode_and_estimator_are_refused() -> None:
         minoritybench.jepa_score(encoder, images, mode="raw")  # type: ignore[arg-type]
     with pytest.raises(BadInputError, match="estimator"):
         minoritybench.jepa_score(encoder, images, estimator="magic")  # type: ignore[arg-type]
+
+
+def test_reference_score_of_a_null_headed_encoder_is_that_of_an_svd() -> None:
+    """The two tiny values of a LayerNorm head come from its null rows, not from the whole Gram matrix."""
+    encoder = LayerNormEncoder(27, 12)
+    graph = JacobianGraph(encoder, torch.rand(5, 3, 3, 3, dtype=torch.float64, generator=torch.manual_seed(0)))
+    jacobian = graph.rows()
+    for rows in (jacobian, jacobian.float()):  # float32 rows: the null values are rounding, and an SVD sees the same
+        scores = scores_from_jacobian(rows, null_basis(encoder, graph.z))
+        expected = torch.linalg.svdvals(rows.double()).clamp_min(1e-6).log().sum(dim=1)
+        assert (scores.reference - expected).abs().max() < 1e-6
+
+
+def test_whole_number_images_are_refused() -> None:
+    with pytest.raises(BadInputError, match="divide 8-bit images by 255"):
+        minoritybench.jepa_score(PlainEncoder(lambda x: x), torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
