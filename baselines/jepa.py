@@ -25,7 +25,7 @@ from torch import Tensor
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.errors import BadInputError
-from minoritybench.guidance import score_gradient
+from minoritybench.guidance import ScoreGradient, score_gradient
 from minoritybench.scoring.rsvd import Rsvd
 
 PROBE_STREAM = "jepa-probes"
@@ -83,18 +83,19 @@ class Jepa(Method):
         with torch.enable_grad():
             images = step.decode(step.x0_hat)
             prepared = encoder.prepare(images.clamp(0.0, 1.0) if self.clamp_x0 else images)
-        rsvd = Rsvd(self.k, self.p, self.q)
+        rsvd = Rsvd(self.k, self.p, self.q).within(prepared[0].numel())
         probes = step.rng((rsvd.probes, prepared[0].numel()), PROBE_STREAM)
         guidance = score_gradient(encoder, prepared, rsvd, probes)
-        step.passes.update(_encoder_passes(rsvd))
+        step.passes.update(_encoder_passes(guidance, rsvd.q))
         return step.gradient(prepared, guidance.gradient)
 
 
-def _encoder_passes(rsvd: Rsvd) -> dict[str, int]:
+def _encoder_passes(guidance: ScoreGradient, q: int) -> dict[str, int]:
     """Encoder passes a sample of one guided step."""
+    products = (1 + q) * guidance.width
     return {
-        "encoder_forward": 1 + rsvd.k,
-        "encoder_jvp": (1 + rsvd.q) * rsvd.probes,
-        "encoder_vjp": (1 + rsvd.q) * rsvd.probes,
-        "encoder_double_backward": rsvd.k,
+        "encoder_forward": 1 + guidance.rank,
+        "encoder_jvp": products,
+        "encoder_vjp": products,
+        "encoder_double_backward": guidance.rank,
     }

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
 from minoritybench.data.folder import FolderSource
 from minoritybench.data.source import ImageDecodeError, SourceSpec
 from minoritybench.encoders import load_encoder
-from minoritybench.engine import run_shards
+from minoritybench.encoders.base import encoder_facts
+from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.features import load_extractor
 from minoritybench.measure_shard import (
-    MODES,
+    FACTS,
     STAGE,
     MeasurePlan,
     extractor_features,
     feature_key,
     load_measurements,
     measure_shard,
-    score_key,
 )
 from minoritybench.measures import Judges, metric_records, plan_metrics
-from minoritybench.progress import track
-from minoritybench.provenance import environment, peak_memory_bytes, tool_record, utc_now
+from minoritybench.provenance import environment, made_by, peak_memory_bytes, utc_now
 from minoritybench.records import (
-    Artifact,
     BenchmarkSpec,
     Cost,
     GeneratorRecord,
@@ -41,29 +38,30 @@ from minoritybench.records import (
     ReferenceRecord,
     RunRecord,
     SamplingRecord,
+    ToolRecord,
     load_benchmark,
     load_record,
 )
 from minoritybench.references import LoadedReference, load_reference_set
-from minoritybench.report.pictures import contact_sheet, png_bytes
-from minoritybench.sampling import SampleOutcome, SamplePlan, SampleRequest, draw, make_plan
+from minoritybench.registry import code_digests
+from minoritybench.sampling import SampleOutcome, SampleRequest, draw, make_plan
+from minoritybench.sidecars import write_sidecars
 from minoritybench.store import (
+    PLAN_FILE,
     Receipts,
-    atomic_path,
     digest_of,
     folder_lock,
     open_output,
     pretty_json,
     refuse_overlap,
     sha256_file,
-    write_bytes,
     write_text,
 )
 
 RECORD_FILE = "record.json"
-PER_IMAGE_FILE = "per_image.parquet"
-SHEET_FILE = "sheet.png"
-_SHEET_IMAGES = 64
+SAMPLES_FOLDER = "samples"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,16 @@ class EvaluateRequest:
     workers: int = 1
     force: bool = False
     command: str = "minoritybench.evaluate"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("samples", Path), ("out", Path), ("reference", str), ("judges", tuple)):
+            value = getattr(self, name)
+            if value is not None:  # Python callers pass paths as text and judges as a list
+                object.__setattr__(self, name, kind(value))
+        if bool(self.sample.method) == (self.samples is not None):
+            raise BadInputError("give either --method or --samples")
+        if self.samples is not None and (self.sample.settings or self.sample.seeds or self.sample.class_conditional):
+            raise BadInputError("--set, --seed and --class-conditional say how to sample; --samples are drawn already")
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class Samples:
     rows: list[dict[str, Any]]
     seconds: float
     passes: dict[str, int]
+    tools: list[dict[str, Any]]
 
 
 def evaluate(method: str | None = None, *, samples: Path | str | None = None, **options: Any) -> RunRecord:
@@ -108,7 +117,6 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
     Options are the fields of `SampleRequest` and `EvaluateRequest`; `settings` may be a dict of hyperparameters.
     """
     own = {key: options.pop(key) for key in ("reference", "judges", "out", "force") if key in options}
-    options["settings"] = tuple(dict(options.get("settings", ())).items())
     request = SampleRequest(method or "", **options)
     folder = None if samples is None else Path(samples)
     return run_job(prepare_job(EvaluateRequest(request, folder, workers=request.workers, **own)))
@@ -116,22 +124,29 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
 def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     """Check a request, load what it names and fix its plan."""
-    if bool(request.sample.method) == (request.samples is not None):
-        raise BadInputError("give either --method or --samples")
     benchmark = load_benchmark(request.sample.benchmark)
     facts = _sample_facts(request)
     n = facts["n"] if request.samples is None else facts["samples"]["n"]
-    if n <= benchmark.manifold_k:
-        raise BadInputError(f"{n} samples are too few for precision and coverage with k={benchmark.manifold_k} (--n)")
+    least = benchmark.manifold_k + 2
     reference = load_reference_set(request.reference or benchmark.reference_set)
+    for count, what in (
+        (n, "samples (--n)"),
+        (reference.recipe.n, f"images of {reference.recipe.name!r} (--reference)"),
+    ):
+        if count < least:
+            raise BadInputError(f"{count} {what} are too few: precision and coverage need {least}")
     judges = _judges(request, benchmark, reference)
     plan = {
         **facts,
         "kind": "evaluate",
         "benchmark": benchmark.name,
+        "benchmark_sha256": digest_of(benchmark.model_dump(mode="json", exclude={"title", "notes"})),
+        "features": {name: load_extractor(name).weights_sha256 for name in benchmark.features},
         "reference_set": reference.recipe.sha256,
         "judges": dict(judges.weights),
+        "judge_threads": judges.threads,
         "guide_judge": judges.guide,
+        "code": {**facts.get("code", {}), **code_digests(*judges.weights)},
     }
     name = request.sample.method.rpartition(":")[2] or "samples"
     out = request.out or Path("runs") / f"{benchmark.name}-{name}-{digest_of(plan)[:12]}"
@@ -145,13 +160,29 @@ def run_job(job: EvaluateJob) -> RunRecord:
     with folder_lock(job.out):
         open_output(job.out, job.plan, force=job.request.force)
         path = job.out / RECORD_FILE
-        if path.is_file():
-            return load_record(path)
+        if path.is_file() and (finished := _whole_record(path)) is not None:
+            return finished
         samples = _existing(job) if job.request.samples is not None else _draw(job)
-        measured = _measure(job, samples)
-        record = _record(job, samples, measured)
+        measured, tools = _measure(job, samples)
+        record = _record(job, samples, measured, made_by([*samples.tools, *tools]))
         write_text(path, pretty_json(record.model_dump(mode="json")))
         return record
+
+
+def _whole_record(path: Path) -> RunRecord | None:
+    """A finished run's record, if it and its sidecars are as they were written; else the run is measured again."""
+    try:
+        record = load_record(path)
+    except BadInputError as error:
+        _log.warning("%s; made again", error)
+        return None
+    listed = all(
+        (path.parent / a.path).is_file() and sha256_file(path.parent / a.path) == a.sha256 for a in record.artifacts
+    )
+    if record.id == record.content_id() and listed:
+        return record
+    _log.warning("%s or a file beside it was edited; made again", path)
+    return None
 
 
 def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference) -> Judges:
@@ -159,11 +190,14 @@ def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: Loade
     guide = request.sample.guide or benchmark.guide
     ranked_by = [reference.recipe.encoder["name"]]
     others = [name for name in dict.fromkeys([*ranked_by, *benchmark.judges, *request.judges]) if name != guide]
-    weights = {
-        name: getattr(load_encoder(name, device=request.sample.device), "weights_sha256", None)
-        for name in [guide, *others]
-    }
-    return Judges(guide, tuple(others), weights)
+    facts = {name: encoder_facts(load_encoder(name, device=request.sample.device), name) for name in [guide, *others]}
+    own = all(fact["threads"] is not None for fact in facts.values())
+    return Judges(
+        guide,
+        tuple(others),
+        {name: fact["weights_sha256"] for name, fact in facts.items()},
+        threads=None if own else torch.get_num_threads(),
+    )
 
 
 def _sample_facts(request: EvaluateRequest) -> dict[str, Any]:
@@ -171,26 +205,29 @@ def _sample_facts(request: EvaluateRequest) -> dict[str, Any]:
         return make_plan(request.sample, Path())[1]
     if not request.samples.is_dir():
         raise BadInputError(f"--samples {request.samples}: no such folder of images")
-    source = FolderSource(SourceSpec("folder", str(request.samples.resolve()), None, request.sample.n))
+    source = _sample_folder(request)
     return {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}}
 
 
+def _sample_folder(request: EvaluateRequest) -> FolderSource:
+    """The images below --samples; of a folder that `evaluate` left, the drawn ones and not its sheet."""
+    assert request.samples is not None
+    folder = request.samples.resolve()
+    if (folder / PLAN_FILE).is_file() and (folder / SAMPLES_FOLDER).is_dir():
+        folder = folder / SAMPLES_FOLDER
+    return FolderSource(SourceSpec("folder", str(folder), None, request.sample.n))
+
+
 def _draw(job: EvaluateJob) -> Samples:
-    folder = job.out / "samples"
-    plan = _sample_plan(job, folder)
-    outcome: SampleOutcome = draw(plan)
+    folder = job.out / SAMPLES_FOLDER
+    outcome: SampleOutcome = draw(make_plan(job.request.sample, folder)[0])
     files = tuple(str(folder / row["file"]) for row in outcome.rows)
-    return Samples(files, outcome.rows, outcome.seconds, outcome.passes)
-
-
-def _sample_plan(job: EvaluateJob, folder: Path) -> SamplePlan:
-    return make_plan(job.request.sample, folder)[0]
+    return Samples(files, outcome.rows, outcome.seconds, outcome.passes, outcome.tools)
 
 
 def _existing(job: EvaluateJob) -> Samples:
     """Images made elsewhere, as one group; each must decode."""
-    assert job.request.samples is not None
-    source = FolderSource(SourceSpec("folder", str(job.request.samples.resolve()), None, job.request.sample.n))
+    source = _sample_folder(job.request)
     rows = []
     for index, name in enumerate(source.ids):
         try:
@@ -198,10 +235,11 @@ def _existing(job: EvaluateJob) -> Samples:
         except ImageDecodeError as error:
             raise BadInputError(f"--samples: {name}: {error}; remove or replace it") from error
         rows.append({"file": name, "seed": None, "index": index, "label": None, "sha256": image.sha256})
-    return Samples(tuple(str(source.root / name) for name in source.ids), rows, 0.0, {})
+    return Samples(tuple(str(source.root / name) for name in source.ids), rows, 0.0, {}, [])
 
 
-def _measure(job: EvaluateJob, samples: Samples) -> dict[str, NDArray[Any]]:
+def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+    """Every sample's features and scores, and the states of the code that measured them."""
     plan = MeasurePlan(
         out=str(job.out),
         token=digest_of(job.plan),
@@ -209,16 +247,20 @@ def _measure(job: EvaluateJob, samples: Samples) -> dict[str, NDArray[Any]]:
         encoders=tuple(job.judges.weights),
         extractors=tuple(job.benchmark.features),
         device=job.request.sample.device,
+        threads=job.judges.threads,
     )
-    receipts = Receipts(job.out, STAGE)
-    pending = [shard for shard in range(plan.shards) if receipts.read(shard) is None]
-    shards = run_shards(measure_shard, plan, pending, job.request.workers)
-    for _ in track(shards, total=plan.shards, done=plan.shards - len(pending), label="measuring"):
-        pass
-    return load_measurements(plan)
+    facts = run_stage(
+        measure_shard,
+        plan,
+        plan.shards,
+        Receipts(job.out, STAGE, FACTS),
+        workers=job.request.workers,
+        label="measuring",
+    )
+    return load_measurements(plan), [fact["tool"] for fact in facts]
 
 
-def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]]) -> RunRecord:
+def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]], tool: ToolRecord) -> RunRecord:
     benchmark, reference = job.benchmark, job.reference
     extractors = [load_extractor(name) for name in benchmark.features]
     images = reference.images()
@@ -232,7 +274,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
         created=utc_now(),
         status="complete",
         command=job.request.command,
-        minoritybench=tool_record(),
+        minoritybench=tool,
         benchmark=benchmark.name,
         method=_method_record(job),
         generator=_generator_record(job),
@@ -253,7 +295,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
         failures=[],
         environment=environment(job.request.sample.device),
         cost=_cost(samples, count),
-        artifacts=_sidecars(job, samples, measured),
+        artifacts=write_sidecars(job.out, samples.files, samples.rows, tuple(job.judges.weights), measured),
         tolerance=benchmark.tolerance,
         warnings=_warnings(job, count // max(len(groups), 1)),
     )
@@ -300,8 +342,13 @@ def _warnings(job: EvaluateJob, n: int) -> list[str]:
     recipe, weights = job.reference.recipe, job.judges.weights
     ranked_by = recipe.encoder["name"]
     warnings = []
+    if job.request.samples is not None and (size := _odd_size(job)) is not None:
+        warnings.append(f"given samples have {size} px, the benchmark's images {job.benchmark.image_size}")
     if ranked_by in weights and weights[ranked_by] != recipe.encoder["weights_sha256"]:
-        warnings.append(f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than score here")
+        warnings.append(
+            f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than score here:"
+            " the minority share is left out"
+        )
     if n < job.benchmark.n:
         warnings.append(
             f"n={n} a seed is below the benchmark's {job.benchmark.n}: distances and coverage depend on n,"
@@ -310,25 +357,7 @@ def _warnings(job: EvaluateJob, n: int) -> list[str]:
     return warnings
 
 
-def _sidecars(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]]) -> list[Artifact]:
-    """Per-image values and a sheet of the first images, each listed with its digest."""
-    table = pd.DataFrame(samples.rows)[["seed", "index", "label", "sha256"]].astype({"seed": "Int64", "label": "Int64"})
-    for encoder in job.judges.weights:
-        for mode in MODES:
-            table[score_key(encoder, mode)] = measured[score_key(encoder, mode)]
-    with atomic_path(job.out / PER_IMAGE_FILE) as part:
-        pq.write_table(pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None), part)
-    source_files = [Path(name) for name in samples.files[:_SHEET_IMAGES]]
-    write_bytes(job.out / SHEET_FILE, png_bytes(_sheet(source_files)))
-    return [
-        Artifact(path=name, sha256=sha256_file(job.out / name), bytes=(job.out / name).stat().st_size)
-        for name in (PER_IMAGE_FILE, SHEET_FILE)
-    ]
-
-
-def _sheet(files: list[Path]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    first = [np.asarray(Image.open(path).convert("RGB")) for path in files]
-    shape = first[0].shape
-    return contact_sheet([image for image in first if image.shape == shape], columns=8, tile=32)
+def _odd_size(job: EvaluateJob) -> str | None:
+    """The size of the first given sample, where it is not the benchmark's."""
+    height, width = _sample_folder(job.request).load(0).pixels.shape[:2]
+    return None if height == width == job.benchmark.image_size else f"{width} x {height}"

@@ -15,19 +15,25 @@ from minoritybench.data.source import LoadedImage, decode_rgb
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder
 from minoritybench.features import Extractor, load_extractor
+from minoritybench.microbatch import torch_threads
+from minoritybench.provenance import tool_record
 from minoritybench.rank_shard import as_unit_tensor, prepare_images
 from minoritybench.registry import user_code
 from minoritybench.scoring import exact_scores
 from minoritybench.store import Receipts, atomic_path, sha256_bytes
 
 STAGE = "measure"
+FACTS = frozenset({"images", "tool"})
 SHARD_SIZE = 250
 MODES = ("reference", "deflated")
 
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """What a worker needs: image files in order, the encoders that score them and the extractors that describe them."""
+    """What a worker needs: image files in order, the encoders that score them and the extractors that describe them.
+
+    `threads` is the torch thread count of encoders that name none of their own.
+    """
 
     out: str
     token: str
@@ -35,6 +41,7 @@ class MeasurePlan:
     encoders: tuple[str, ...]
     extractors: tuple[str, ...]
     device: str
+    threads: int | None
 
     @property
     def shards(self) -> int:
@@ -54,20 +61,21 @@ def score_key(encoder: str, mode: str) -> str:
 
 def measure_shard(plan: MeasurePlan, shard: int) -> None:
     """Measure the files of one shard."""
+    tool = tool_record().model_dump()
     encoders, extractors = _opened(plan.encoders, plan.extractors, plan.device, plan.token)
     images = [_load(Path(name)) for name in plan.files[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]]
     arrays: dict[str, NDArray[np.generic]] = {
         feature_key(extractor.name): extractor_features(extractor, images) for extractor in extractors
     }
     for name, encoder in zip(plan.encoders, encoders, strict=True):
-        with user_code(name):
+        with user_code(name), torch_threads(plan.threads):
             scores = exact_scores(encoder, prepare_images(encoder, images))
         arrays[score_key(name, "reference")] = scores.reference.numpy()
         arrays[score_key(name, "deflated")] = scores.deflated.numpy()
     file = measure_file(Path(plan.out), shard)
     with atomic_path(file) as part:
         save_file(arrays, part)
-    Receipts(Path(plan.out), STAGE).write(shard, [file], {"images": len(images)})
+    Receipts(Path(plan.out), STAGE).write(shard, [file], {"images": len(images), "tool": tool})
 
 
 def measure_file(out: Path, shard: int) -> Path:

@@ -27,11 +27,15 @@ Measure = Callable[[Arrays], MetricValue]
 
 @dataclass(frozen=True)
 class Judges:
-    """Who scores the samples: the guide, whose score methods may optimise, and held-out encoders."""
+    """Who scores the samples: the guide, whose score methods may optimise, and held-out encoders.
+
+    `threads` is the torch thread count of those that name none of their own, None where all do.
+    """
 
     guide: str
     held_out: tuple[str, ...]
     weights: Mapping[str, str | None]
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,16 @@ def _score_plans(judges: Judges) -> list[MetricPlan]:
 
 
 def _share_plan(reference: LoadedReference, judges: Judges) -> list[MetricPlan]:
-    """Measured by the encoder that ranked the reference set, where it is among the judges."""
-    ranked_by = reference.recipe.encoder["name"]
-    if ranked_by not in (judges.guide, *judges.held_out):
+    """Measured by the encoder that ranked the reference set, where it is among the judges with the same weights and the
+    set was ranked by exact scores: any other threshold would be one of another quantity."""
+    ranked_by, threshold = reference.recipe.encoder["name"], reference.recipe.threshold
+    known = ranked_by in judges.weights and judges.weights[ranked_by] == reference.recipe.encoder["weights_sha256"]
+    if threshold is None or not known:
         return []
     key = score_key(ranked_by, "deflated")
 
     def share(arrays: Arrays) -> MetricValue:
-        return minority_share(arrays[key], threshold=reference.recipe.threshold)
+        return minority_share(arrays[key], threshold=threshold)
 
     params = {
         "encoder": ranked_by,

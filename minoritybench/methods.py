@@ -13,7 +13,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from minoritybench.errors import BadInputError
 from minoritybench.records import BenchmarkSpec
-from minoritybench.registry import resolve
+from minoritybench.registry import resolve, user_code
+from minoritybench.store import canonical_json
 
 DEFAULT_PRESET = "reference"
 KNOWN_NEEDS = frozenset({"encoder"})
@@ -49,12 +50,16 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     if preset != DEFAULT_PRESET and preset not in presets:
         raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
     values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
-    fields = _field_types(cls)
-    instance = cls(**{key: _converted(name, key, value, fields) for key, value in values.items()})
+    with user_code(name):
+        fields = _field_types(cls)
+    _check_required(name, cls, values)
+    converted = {key: _converted(name, key, value, fields) for key, value in values.items()}
+    with user_code(name):
+        instance = cls(**converted)
     unknown = set(getattr(instance, "requires", ())) - KNOWN_NEEDS
     if unknown:
         raise BadInputError(f"method {name!r} requires {', '.join(sorted(unknown))}, which this version cannot provide")
-    return ConfiguredMethod(name, instance, dataclasses.asdict(instance), preset)
+    return ConfiguredMethod(name, instance, _params(name, instance), preset)
 
 
 def parse_settings(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -66,6 +71,24 @@ def parse_settings(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             raise BadInputError(f"--set {pair!r}: write key=value")
         settings[key.strip()] = value.strip()
     return tuple(settings.items())
+
+
+def _check_required(name: str, cls: type, values: Mapping[str, Any]) -> None:
+    for field in dataclasses.fields(cls):
+        absent = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.init and absent and field.name not in values:
+            raise BadInputError(f"{name} needs a value for {field.name}: --set {field.name}=...")
+
+
+def _params(name: str, instance: Any) -> dict[str, Any]:
+    """Every hyperparameter as it goes into the record: finite JSON values."""
+    params = dataclasses.asdict(instance)
+    for key, value in params.items():
+        try:
+            canonical_json(value)
+        except (TypeError, ValueError) as error:
+            raise BadInputError(f"{name}: {key} = {value!r} cannot stand in a record: {error}") from error
+    return params
 
 
 def _field_types(cls: type) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import minoritybench
 from minoritybench.records import Environment, ToolRecord
@@ -26,6 +28,16 @@ def tool_record() -> ToolRecord:
         return ToolRecord(version=minoritybench.__version__, commit=None, dirty=None)
     changes = _git(root, "status", "--porcelain", "--", *_CODE)
     return ToolRecord(version=minoritybench.__version__, commit=commit, dirty=changes is None or changes != "")
+
+
+def made_by(tools: Iterable[Mapping[str, Any]]) -> ToolRecord:
+    """The code behind results whose parts were made in `tools` states: dirty unless all are one clean commit, the
+    present one included, for a run may be resumed after the code has changed."""
+    now = tool_record()
+    states = [ToolRecord.model_validate(tool) for tool in tools]
+    if all(state == now for state in states):
+        return now
+    return now.model_copy(update={"dirty": True})
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -19,13 +19,13 @@ from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder
-from minoritybench.engine import run_shards
-from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.engine.stage import run_stage
+from minoritybench.errors import BadInputError
 from minoritybench.methods import ConfiguredMethod, configure
 from minoritybench.microbatch import torch_threads
-from minoritybench.progress import say_resumed, track
+from minoritybench.provenance import tool_record
 from minoritybench.records import BenchmarkSpec, load_benchmark
-from minoritybench.registry import resolve, user_code
+from minoritybench.registry import code_digests, resolve, user_code
 from minoritybench.report.pictures import png_bytes
 from minoritybench.rng import ImageStreams
 from minoritybench.store import (
@@ -41,6 +41,7 @@ from minoritybench.store import (
 SAMPLES_FILE = "samples.json"
 LABEL_STREAM = "labels"
 STAGE = "sample"
+FACTS = frozenset({"rows", "seconds", "passes", "tool"})
 _SHARD_SIZE = 128
 _SAMPLE_FORMAT = 1
 """Raised whenever the same plan would give other images."""
@@ -48,7 +49,8 @@ _SAMPLE_FORMAT = 1
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """What `sample` was asked for; None means the benchmark's default. `n` is per seed."""
+    """What `sample` was asked for; None means the benchmark's default. `n` is per seed; `settings` may be given as a
+    dict of hyperparameters."""
 
     method: str
     benchmark: str = "digits"
@@ -61,6 +63,16 @@ class SampleRequest:
     device: str = "cpu"
     dtype: str = "float32"
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
+        object.__setattr__(self, "settings", tuple(dict(self.settings).items()))
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BadInputError("--batch-size must be at least 1")
+        if len(set(self.seeds)) != len(self.seeds) or not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise BadInputError("--seed values must be distinct, from 0 up and below 2^63")
+        if self.n is not None and self.n < 1:
+            raise BadInputError("--n must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -116,28 +128,28 @@ class Sampler:
             "spacing": self.spacing,
             "class_conditional": request.class_conditional,
             "device": request.device,
+            "code": code_digests(request.method, *([] if self.encoder is None else [self.guide])),
         }
 
 
 @dataclass(frozen=True)
 class SampleOutcome:
-    """Finished samples: folder, manifest rows (`file, seed, index, label, sha256`), seconds spent and network passes a
-    sample by kind."""
+    """Finished samples: folder, manifest rows (`file, seed, index, label, sha256`), seconds spent, network passes a
+    sample by kind, and the states of the code that drew them, one in a run that was never stopped."""
 
     out: Path
     rows: list[dict[str, Any]]
     seconds: float
     passes: dict[str, int]
+    tools: list[dict[str, Any]]
 
 
-def sample(method: str, out: Path | str, **options: Any) -> SampleOutcome:
-    """Draw samples into `out`: PNGs and samples.json. Options are the fields of `SampleRequest`; `settings` may be a
-    dict of hyperparameters."""
-    options["settings"] = tuple(dict(options.get("settings", ())).items())
-    request = SampleRequest(method, **options)
-    plan, facts = make_plan(request, Path(out))
+def sample(method: str, out: Path | str, *, force: bool = False, **options: Any) -> SampleOutcome:
+    """Draw samples into `out`: PNGs and samples.json. Options are the fields of `SampleRequest`; `force` replaces
+    different work of ours in `out`."""
+    plan, facts = make_plan(SampleRequest(method, **options), Path(out))
     with folder_lock(Path(out)):
-        open_output(Path(out), facts, force=False)
+        open_output(Path(out), facts, force=force)
         return draw(plan)
 
 
@@ -146,8 +158,6 @@ def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, 
     sampler = open_sampler(request)
     n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
-    if n < 1 or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise BadInputError("--n must be at least 1, and --seed values distinct and not negative")
     facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
     return SamplePlan(str(out), digest_of(facts), request, n, seeds), facts
 
@@ -157,8 +167,6 @@ def open_sampler(request: SampleRequest) -> Sampler:
     benchmark = load_benchmark(request.benchmark)
     if request.dtype != "float32":
         raise BadInputError(f"--dtype {request.dtype}: {benchmark.generator} runs in float32 only")
-    if request.batch_size is not None and request.batch_size < 1:
-        raise BadInputError("--batch-size must be at least 1")
     method = configure(request.method, dict(request.settings), benchmark)
     model: DiffusionModel = resolve("generators", benchmark.generator)(benchmark.generator, device=request.device)
     if request.class_conditional and model.num_classes is None:
@@ -171,20 +179,13 @@ def open_sampler(request: SampleRequest) -> Sampler:
 
 def draw(plan: SamplePlan) -> SampleOutcome:
     """Draw the shards that are not done yet and write the manifest. The caller holds the folder's lock."""
-    receipts = Receipts(Path(plan.out), STAGE)
-    pending = [shard for shard in range(plan.shards) if receipts.read(shard) is None]
-    say_resumed(plan.shards - len(pending), plan.shards)
-    shards = run_shards(sample_shard, plan, pending, plan.request.workers)
-    for _ in track(shards, total=plan.shards, done=plan.shards - len(pending), label="sampling"):
-        pass
-    facts = [fact for shard in range(plan.shards) if (fact := receipts.read(shard)) is not None]
-    if len(facts) != plan.shards:
-        raise MinorityBenchError(
-            f"{plan.shards - len(facts)} shards in {plan.out} did not finish; the same command resumes"
-        )
+    receipts = Receipts(Path(plan.out), STAGE, FACTS)
+    facts = run_stage(sample_shard, plan, plan.shards, receipts, workers=plan.request.workers, label="sampling")
     rows = [row for fact in facts for row in fact["rows"]]
     write_text(Path(plan.out) / SAMPLES_FILE, json.dumps(rows, indent=1) + "\n")
-    return SampleOutcome(Path(plan.out), rows, sum(fact["seconds"] for fact in facts), facts[0]["passes"])
+    tools = {json.dumps(fact["tool"], sort_keys=True): fact["tool"] for fact in facts}
+    seconds = sum(fact["seconds"] for fact in facts)
+    return SampleOutcome(Path(plan.out), rows, seconds, facts[0]["passes"], list(tools.values()))
 
 
 def sample_shard(plan: SamplePlan, shard: int) -> None:
@@ -194,6 +195,7 @@ def sample_shard(plan: SamplePlan, shard: int) -> None:
     seed, indices = plan.images(shard)
     rows, files = [], []
     folder = Path(plan.out) / f"seed-{seed}"
+    tool = tool_record().model_dump()
     images, labels, passes = sample_images(sampler, plan.request, seed, indices)
     for index, pixels, label in zip(indices, images, labels, strict=True):
         data = png_bytes(pixels)
@@ -209,7 +211,7 @@ def sample_shard(plan: SamplePlan, shard: int) -> None:
                 "sha256": sha256_bytes(data),
             }
         )
-    facts = {"rows": rows, "seconds": perf_counter() - started, "passes": passes}
+    facts = {"rows": rows, "seconds": perf_counter() - started, "passes": passes, "tool": tool}
     Receipts(Path(plan.out), STAGE).write(shard, files, facts)
 
 
@@ -218,9 +220,10 @@ def sample_images(
 ) -> tuple[list[np.ndarray[Any, np.dtype[np.uint8]]], list[int | None], dict[str, int]]:
     """Draw images `indices` of run `seed`: uint8 `(H, W, 3)` each, their labels, and the passes a sample cost.
 
-    `batch_size` only groups images; every network call runs on the model's fixed micro-batch.
+    Every network call runs on the model's fixed micro-batch, whatever `batch_size` was asked for: a smaller one would
+    cost as much.
     """
-    size = min(request.batch_size or sampler.model.micro_batch, sampler.model.micro_batch)
+    size = sampler.model.micro_batch
     pixels: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     labels: list[int | None] = []
     passes: dict[str, int] = {}

@@ -12,6 +12,7 @@ from PIL import Image
 
 import minoritybench
 from minoritybench.errors import BadInputError
+from minoritybench.provenance import made_by, tool_record
 from minoritybench.records import RunRecord, load_record
 
 KEYS = (
@@ -120,3 +121,56 @@ def test_method_and_samples_exclude_each_other(tmp_path: Path) -> None:
     for options in ({}, {"method": "adm", "samples": tmp_path}):
         with pytest.raises(BadInputError, match="either --method or --samples"):
             minoritybench.evaluate(**options)
+
+
+def test_an_edited_record_or_sidecar_is_made_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = minoritybench.evaluate("adm", n=20, seeds=[1], out=str(out))
+    record = json.loads((out / "record.json").read_text())
+    for damage in (
+        lambda: (out / "record.json").write_text(json.dumps({**record, "command": "forged"})),
+        lambda: (out / "record.json").write_text("{"),
+        lambda: (out / "sheet.png").write_bytes(b""),
+    ):
+        damage()
+        again = minoritybench.evaluate("adm", n=20, seeds=[1], out=str(out))
+        assert [m.value for m in again.metrics] == [m.value for m in first.metrics]
+        assert load_record(out / "record.json") == again
+        assert again.id == again.content_id()
+
+
+def test_samples_of_a_finished_run_are_its_images_alone(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    record = minoritybench.evaluate(samples=run[0], out=tmp_path / "again")
+    assert record.sampling.n == 80
+
+
+def test_flags_that_say_how_to_sample_do_not_go_with_samples(run: tuple[Path, RunRecord]) -> None:
+    for option in ({"seeds": [3]}, {"settings": {"eta": 2}}, {"class_conditional": True}):
+        with pytest.raises(BadInputError, match="are drawn already"):
+            minoritybench.evaluate(samples=run[0], **option)
+
+
+def test_out_inside_the_samples_is_refused(run: tuple[Path, RunRecord]) -> None:
+    with pytest.raises(BadInputError, match="overlaps"):
+        minoritybench.evaluate(samples=run[0], out=run[0] / "samples" / "out", force=True)
+    assert (run[0] / "record.json").is_file()
+
+
+def test_six_samples_are_too_few(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="need 7"):
+        minoritybench.evaluate("adm", n=6, out=tmp_path / "out")
+    assert minoritybench.evaluate("adm", n=7, seeds=(0,), out=tmp_path / "out").sampling.n == 7
+
+
+def test_share_is_left_out_against_an_approximate_reference(tmp_path: Path) -> None:
+    minoritybench.rank_dataset("digits", out=tmp_path / "set", estimator="rsvd", limit=100, keep="20")
+    record = minoritybench.evaluate("adm", n=10, seeds=(0,), reference=tmp_path / "set", out=tmp_path / "run")
+    assert record.metric("minority share") is None
+    assert record.metric("FD (digits-classifier)") is not None
+
+
+def test_parts_made_by_another_state_of_the_code_make_a_record_dirty() -> None:
+    now = tool_record()
+    other = {"version": now.version, "commit": "0" * 40, "dirty": False}
+    assert made_by([now.model_dump(), now.model_dump()]) == now
+    assert made_by([now.model_dump(), other]).dirty is True

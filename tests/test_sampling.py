@@ -137,3 +137,60 @@ def test_third_party_method_from_a_file(tmp_path: Path) -> None:
     minoritybench.sample("adm", tmp_path / "adm", n=4, seeds=(0,))
     mine, plain = (np.asarray(Image.open(folder / "seed-0" / "00000.png")).mean() for folder in (out, tmp_path / "adm"))
     assert mine > plain + 50
+
+
+def test_a_diverged_chain_is_one_line_and_leaves_no_image(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"image \d of seed 5 is not finite at step \d+ of 50"):
+        minoritybench.sample("jepa", tmp_path / "out", n=4, seeds=[5], settings={"eta": 1e30, "normalise": "none"})
+    assert not list((tmp_path / "out").rglob("*.png"))
+
+
+@pytest.mark.parametrize("seeds", [(-1,), (2**63,), (3, 3)])
+def test_unfit_seeds_are_refused(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="--seed"):
+        minoritybench.sample("adm", tmp_path / "out", n=2, seeds=seeds)
+
+
+def test_python_arguments_may_be_lists_arrays_and_text(tmp_path: Path) -> None:
+    first = minoritybench.sample("adm", str(tmp_path / "a"), n=2, seeds=np.array([4]))
+    assert [row["seed"] for row in first.rows] == [4, 4]
+    minoritybench.sample("bns", tmp_path / "a", n=2, seeds=[4], settings={"skip": 1}, force=True)
+    assert len(list((tmp_path / "a").rglob("*.png"))) == 2
+
+
+def test_more_probes_than_inputs_cost_no_more_than_all(tmp_path: Path) -> None:
+    outcome = minoritybench.sample("jepa", tmp_path / "out", n=2, seeds=[0], settings={"k": 10**8})
+    guided = outcome.passes["encoder_double_backward"]
+    assert (
+        outcome.passes["encoder_vjp"] == 3 * guided == 3 * 15 * 13
+    )  # d = 16 less the sphere's null direction, 13 steps
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    alpha: float\n", "needs a value for alpha"),
+        ("    alpha: float = float('inf')\n", "alpha = inf cannot stand in a record"),
+        ("    alpha: 'Unknown' = 1\n", "NameError"),
+        ("    alpha: int = 1\n    def __post_init__(self): raise ValueError('never')\n", "ValueError: never"),
+        ("    alpha: int = 1\n    def correct(self, step): raise SystemExit(3)\n", "SystemExit"),
+    ],
+)
+def test_odd_user_methods_are_one_line(body: str, message: str, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(f"import dataclasses\n@dataclasses.dataclass\nclass Mine:\n{body}")
+    with pytest.raises(BadInputError, match=message):
+        minoritybench.sample(f"{code}:Mine", tmp_path / "out", n=2, seeds=[0])
+
+
+def test_what_user_code_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "import dataclasses\nprint('at import')\n@dataclasses.dataclass\nclass Mine:\n    alpha: int = 1\n"
+        "    def correct(self, step): print('in a step')\n"
+    )
+    minoritybench.sample(f"{code}:Mine", tmp_path / "out", n=2, seeds=[0])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "at import" in captured.err
+    assert "in a step" in captured.err

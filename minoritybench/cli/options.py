@@ -31,6 +31,8 @@ class Device(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         import torch
 
+        if str(value).startswith("meta"):
+            self.fail("'meta' holds no data, so nothing can be computed on it", param, ctx)
         try:
             device = torch.device(value)
             torch.empty(0, device=device)
@@ -55,7 +57,7 @@ compute_options = _stacked(
         type=BatchSize(),
         default="auto",
         show_default=True,
-        help="Images handled at a time; never changes a result.",
+        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
     ),
     click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the networks run."),
     click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from minoritybench.embedded.models import TIMESTEPS, UNCONDITIONAL, DigitsDenoiser
@@ -42,4 +41,4 @@ class DigitsDdpm:
 
 def load_digits_ddpm(name: str, *, device: str = "cpu") -> DigitsDdpm:
     """The shipped model, or the one in the folder that MINORITYBENCH_EMBEDDED_WEIGHTS names."""
-    return DigitsDdpm(name, torch.device(device).type)
+    return DigitsDdpm(name, device)

@@ -45,6 +45,7 @@ def run_chain(
         x0_clean, eps = _apply_eps_shift(step, method, prediction, clip_x0)
         x_next = step_rule(step, x0_clean, eps)
         x_t = _corrected(step, method, x_next)
+        _check_finite(x_t, step, method)
     return x_t, passes
 
 
@@ -76,10 +77,21 @@ def _evaluate(step: StepContext, method: Any) -> Prediction:
         step.x_t = step.x_t.detach().requires_grad_(True)
     with torch.set_grad_enabled(guided):
         prediction = predict(step.model, step.schedule, step.x_t, step.index, step.labels, step.passes)
+    _check_finite(prediction.x0_hat, step, method)
     step.eps = prediction.eps.detach()
     step.x0_hat = prediction.x0_hat
     step.variance = prediction.log_variance.exp()
     return prediction
+
+
+def _check_finite(values: Tensor, step: StepContext, method: Any) -> None:
+    """A diverged chain ends with one line, not with an image of a cast NaN."""
+    bad = (~values.detach().isfinite().flatten(1).all(dim=1)).nonzero().flatten()
+    if bad.numel():
+        raise BadInputError(
+            f"{type(method).__name__}: image {step.streams.indices[int(bad[0])]} of seed {step.streams.seed} is not"
+            f" finite at step {step.index} of {step.schedule.steps}; choose gentler hyperparameters (--set)"
+        )
 
 
 def _apply_eps_shift(step: StepContext, method: Any, prediction: Prediction, clip_x0: bool) -> tuple[Tensor, Tensor]:

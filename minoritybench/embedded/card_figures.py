@@ -149,6 +149,8 @@ def accuracy(classifier: DigitsClassifier, digits: Digits) -> float:
 def sample(net: DigitsDenoiser, labels: Tensor | None, seed: int, steps: int = 50) -> Tensor:
     """1,000 ancestral samples ``(1000, 1, 8, 8)`` with the estimate of ``x0`` clipped to ``[-1, 1]``.
 
+    Written apart from the sampling loop on purpose: a generator is judged before, and without, the code that it serves.
+
     Reference: Ho, Jain, Abbeel 2020, equation 7. Without the clipping the first cosine steps divide by 5e-5.
     """
     table = make_schedule("cosine", str(steps))

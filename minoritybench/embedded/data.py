@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 N_TOTAL = 1797
 N_TRAIN = 1500
 IMAGE_SIZE = 8
-N_CLASSES = 10
 SPLIT_SEED = 0
 
 

@@ -38,7 +38,10 @@ def training_data() -> TrainingData:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """An independent 63-bit seed for one model of one training run."""
+    """An independent 63-bit seed for one model of one training run.
+
+    Not `rng.derived_seed`, though it does the same: the shipped weights come from these seeds.
+    """
     digest = hashlib.sha256(f"minoritybench.embedded:{seed}:{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

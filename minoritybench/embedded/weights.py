@@ -75,8 +75,12 @@ def random_module(name: str, seed: int) -> nn.Module:
 
 def load_pca() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean ``(64,)`` and components ``(20, 64)`` of the training pixels in ``[-1, 1]``."""
-    arrays = load_arrays(_existing(PCA_NAME))
-    return arrays["mean"], arrays["components"]
+    path = _existing(PCA_NAME)
+    try:
+        arrays = load_arrays(path)
+        return arrays["mean"], arrays["components"]
+    except (SafetensorError, KeyError) as error:
+        raise BadInputError(f"{path} does not hold the principal components: {error}") from error
 
 
 def _builder(name: str) -> Callable[[], nn.Module]:

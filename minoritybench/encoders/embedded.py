@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minoritybench.data.resize import resize
-from minoritybench.embedded.models import IJepaViT, SphereMLP
+from minoritybench.embedded.models import IJepaViT, SphereMLP, VicregMLP
 from minoritybench.embedded.weights import load_file_into, load_module, random_module, weights_path
 from minoritybench.errors import MissingAssetError
 from minoritybench.store import sha256_file
@@ -22,7 +22,6 @@ class DigitsEncoder:
 
     input_size = 8
     preprocess = "antialias-8"
-    jacobian_wrt = "network_input"
     micro_batch = 64
     threads = 1
 
@@ -38,7 +37,6 @@ class DigitsEncoder:
         self.weights_sha256: str | None = None
         if weights == "random":
             module = random_module(name, RANDOM_SEED)
-            self.weights = "random"
         else:
             path = weights_path(name) if weights is None else Path(weights)
             if weights is not None and not path.is_file():
@@ -46,10 +44,10 @@ class DigitsEncoder:
                     f"--weights {path}: no such file; it should hold {name}'s tensors as safetensors"
                 )
             module = load_module(name) if weights is None else load_file_into(name, path)
-            self.weights = "shipped" if weights is None else "file"
             self.weights_sha256 = sha256_file(path)
         self.module = module.to(device=device, dtype=dtype)
-        self.dim = int(getattr(module, "dim"))  # noqa: B009
+        assert isinstance(module, SphereMLP | VicregMLP | IJepaViT)
+        self.dim = module.dim
         self.device, self.dtype = torch.device(device), dtype
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -28,7 +28,6 @@ class ModuleEncoder:
     structural null directions of the head at outputs z, `(B, d) -> (B, d, m)`, or None.
     """
 
-    jacobian_wrt = "network_input"
     threads: int | None = None
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class Extractor(Protocol):
         ...
 
 
-def load_extractor(name: str, **options: Any) -> Extractor:
+def load_extractor(name: str) -> Extractor:
     """A registered extractor."""
-    extractor: Extractor = resolve("features", name)(name, **options)
+    extractor: Extractor = resolve("features", name)(name)
     return extractor

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, embed, null_basis
+from minoritybench.encoders.base import Encoder, embed, name_of, null_basis
+from minoritybench.errors import BadInputError
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, TopK, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum
@@ -26,10 +27,13 @@ from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum
 
 @dataclass(frozen=True)
 class ScoreGradient:
-    """`gradient` has the shape of the prepared input `(B, ...)`; `score` float64 `(B,)` is the top-k sum there."""
+    """`gradient` has the shape of the prepared input `(B, ...)`; `score` float64 `(B,)` is the top-k sum there; the
+    subspace searched had `width` directions, of which the `rank` largest count."""
 
     gradient: Tensor
     score: Tensor
+    width: int
+    rank: int
 
 
 def score_gradient(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, probes: Tensor) -> ScoreGradient:
@@ -42,8 +46,13 @@ def score_gradient(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, probes: Tenso
     graph = JacobianGraph(encoder, prepared)
     basis = range_basis(graph, probes, rsvd.q, null_basis(encoder, graph.z))
     triplets = top_k(graph, basis, rsvd.k)
+    if not triplets.sigma.isfinite().all():
+        raise BadInputError(
+            f"{name_of(encoder)}: its Jacobian is not finite at a guided image; choose gentler guidance (--set)"
+        )
     del graph  # its second-order graph is the largest thing alive; free it before building the next
-    return ScoreGradient(gradient=dual_gradient(encoder, prepared, triplets), score=log_sum(triplets.sigma))
+    gradient = dual_gradient(encoder, prepared, triplets)
+    return ScoreGradient(gradient, log_sum(triplets.sigma), width=basis.shape[2], rank=triplets.sigma.shape[1])
 
 
 def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK) -> Tensor:

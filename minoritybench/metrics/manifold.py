@@ -40,7 +40,7 @@ def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K) -> dict[str, M
     """All four at once, for they share their distance matrices."""
     if k < 1:
         raise BadInputError(f"k must be at least 1, not {k}")
-    real, fake = paired_features(real, fake, minimum=k + 1)
+    real, fake = paired_features(real, fake, minimum=k + 2)  # prdc partitions k + 1 distances, the point's own included
     from prdc import compute_prdc
 
     with contextlib.redirect_stdout(io.StringIO()):  # the package prints, and stdout is data

@@ -74,11 +74,16 @@ def top_k(graph: JacobianGraph, basis: Tensor, k: int) -> TopK:
 
 
 def triplets(basis: Tensor, rows: Tensor, k: int) -> TopK:
-    """The `k` largest singular triplets of `Q B` for a basis `Q` `(B, d, l)` and `B = Q^T J` `(B, l, n)`."""
+    """The `k` largest singular triplets of `Q B` for a basis `Q` `(B, d, l)` and `B = Q^T J` `(B, l, n)`.
+
+    `sigma` is NaN for an image whose `B` has an infinite or undefined entry.
+    """
     projected = rows.to(torch.float64)
+    finite = projected.isfinite().flatten(1).all(dim=1)
+    projected = torch.where(finite.view(-1, 1, 1), projected, 0.0)
     values, vectors = torch.linalg.eigh(projected @ projected.transpose(1, 2))
     k = min(k, values.shape[1])
-    sigma = values.flip(-1)[:, :k].clamp_min(0.0).sqrt()
+    sigma = torch.where(finite.unsqueeze(1), values.flip(-1)[:, :k].clamp_min(0.0).sqrt(), torch.nan)
     rotation = vectors.flip(-1)[:, :, :k].transpose(1, 2)
     left = rotation @ basis.to(torch.float64).transpose(1, 2)
     right = (rotation @ projected) / sigma.clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(-1)

@@ -57,7 +57,7 @@ def test_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_too_few_points_are_refused() -> None:
-    with pytest.raises(BadInputError, match="at least 6"):
+    with pytest.raises(BadInputError, match="at least 7"):
         metrics.coverage(real=np.ones((5, 2)), fake=np.ones((9, 2)))
 
 
