@@ -101,7 +101,7 @@ def test_own_samples_are_measured_like_ours(run: tuple[Path, RunRecord], tmp_pat
 
 def test_other_guide_keeps_the_benchmarks_encoder_as_a_judge(tmp_path: Path) -> None:
     record = minoritybench.evaluate("jepa", n=12, seeds=(0,), guide="digits-vicreg", out=tmp_path / "x")
-    assert record.encoder["guide"] == "digits-vicreg"
+    assert record.encoder.guide == "digits-vicreg"
     score, held_out = record.metric("JEPA-SCORE"), record.metric("JEPA-SCORE (held-out: digits-jepa)")
     assert score is not None
     assert held_out is not None
