@@ -153,16 +153,16 @@ def _line_faults(path: Path, expected: str) -> list[str]:
 
 
 def _line_fault(old: str | None, new: str | None) -> str:
-    if old is None or new is None:
-        return (
-            f"a line is missing after this: {_cut(new or '')}" if old is None else f"no record makes this: {_cut(old)}"
-        )
+    if old is None:
+        return f"a line is missing after this: {_cut(new or '')}"
+    if new is None:
+        return f"no record makes this: {_cut(old)}"
     cells, wanted = old.split("|"), new.split("|")
     if len(cells) != len(wanted) or len(cells) == 1:
         return f"is {_cut(old)}, the records say {_cut(new)}"
-    pairs = [(number, *both) for number, both in enumerate(zip(cells, wanted, strict=True)) if both[0] != both[1]]
+    pairs = enumerate(zip(cells, wanted, strict=True))
     told = [
-        f"cell {number} is {_cut(is_.strip())}, the records say {_cut(says.strip())}" for number, is_, says in pairs
+        f"cell {number} is {_cut(is_)}, the records say {_cut(says)}" for number, (is_, says) in pairs if is_ != says
     ]
     return _one_line("; ".join(told))
 

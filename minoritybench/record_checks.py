@@ -30,6 +30,7 @@ from minoritybench.registry import lookup, resolve
 from minoritybench.store import canonical_json, sha256_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 _FRACTIONS = frozenset({"precision", "recall", "coverage", "minority share"})
 
 
@@ -158,6 +159,8 @@ def _judge_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loaded
         yield "encoder.weights_sha256 must list the guide and the judges, in that order"
     for name, digest in weights.items():
         lookup("encoders", name)
+        if not _ENCODER_NAME.fullmatch(name):
+            yield f"encoder name {name!r} holds other characters than letters, digits and _.:/@+-"
         if (shipped := shipped_digest(name)) not in (None, digest):
             yield f"encoder weights {_short(digest)} of {name} are not the shipped {_short(shipped)}"
 

@@ -218,6 +218,7 @@ def nudge(name: str, by: float = 1.0):  # type: ignore[no-untyped-def]
         (forged("reference_set.n", 3), "reference_set is 'digits' with n=3"),
         (forged("tolerance.fd_relative", 0.5), "tolerance"),
         (forged("encoder.guide", "magic"), "encoder.weights_sha256 lacks magic"),
+        (forged("encoder.weights_sha256.timm:a | 9 |", None), "holds other characters"),
         (forged("encoder.judges", ["digits-ijepa"]), "encoder.judges lacks digits-jepa-b"),
         (forged("encoder.weights_sha256.digits-jepa", "0" * 64), "of digits-jepa are not the shipped"),
         (tamper("encoder", {}), "encoder.guide: Field required"),

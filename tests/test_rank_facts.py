@@ -30,7 +30,7 @@ class Encoder:
 
 def rank(tmp_path: Path, images: Mapping[str, Pixels], encoder: str = RED_SQUARED, **options: object) -> RankOutcome:
     """Rank a folder of these images by an encoder given as source."""
-    (tmp_path / "in").mkdir()
+    (tmp_path / "in").mkdir(exist_ok=True)
     for name, pixels in images.items():
         Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
     (tmp_path / "mine.py").write_text(encoder)
@@ -146,6 +146,14 @@ def test_shrinking_to_less_than_a_quarter_is_told(tmp_path: Path, side: int, tol
         rank(tmp_path, images, RED_SQUARED.replace("dim = ", "dim, input_size = ").replace(", 1", ", 1, 2", 1))
     )
     assert [("sees 2 px images" in warning) for warning in found] == [True] * told
+
+
+@pytest.mark.parametrize(("keep", "told"), [("3", True), ("2", False), ("100%", False)])
+def test_fewer_images_than_asked_for_are_told(tmp_path: Path, keep: str, told: bool) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.png").write_text("no")
+    found = others(rank(tmp_path, with_brightness_order((1, 2)), keep=keep))
+    assert found == ["kept 2 images, all that could be scored, of 3 asked for"] * told
 
 
 def test_spectrum_moments_are_numpys(tmp_path: Path) -> None:
