@@ -33,6 +33,7 @@ from minoritybench.provenance import environment, made_by, peak_memory_bytes, ut
 from minoritybench.records import (
     BenchmarkSpec,
     Cost,
+    EncoderRecord,
     GeneratorRecord,
     MethodRecord,
     ReferenceRecord,
@@ -278,11 +279,11 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
         benchmark=benchmark.name,
         method=_method_record(job),
         generator=_generator_record(job),
-        encoder={
-            "guide": job.judges.guide,
-            "judges": list(job.judges.held_out),
-            "weights_sha256": dict(job.judges.weights),
-        },
+        encoder=EncoderRecord(
+            guide=job.judges.guide,
+            judges=list(job.judges.held_out),
+            weights_sha256=dict(job.judges.weights),
+        ),
         sampling=SamplingRecord(
             n=count // max(len(groups), 1),
             steps=benchmark.steps if generated else 0,

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 
 from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
-from minoritybench.references import load_reference_set
-from minoritybench.registry import entries, lookup
+from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, current, tables_markdown
-from minoritybench.store import canonical_json, sha256_file, write_text
+from minoritybench.store import canonical_json, read_json, write_text
 
 RECORD_NAME = "record.json"
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
+_LONGEST_FAULT = 300
 
 
 def find_records(results: Path) -> list[Path]:
@@ -28,7 +33,7 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     records = [load_record(path) for path in find_records(results)]
     pages: dict[Path, str] = {}
     readme = out.parent / "README.md"
-    text = readme.read_text("utf-8") if readme.is_file() else ""
+    text = _readme_text(readme)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
         pages[out / f"{name}.md"] = board_markdown(benchmark, records)
@@ -38,11 +43,20 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     return pages
 
 
+def _readme_text(readme: Path) -> str:
+    if not readme.is_file():
+        return ""
+    try:
+        return readme.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{readme} is not readable text: {error}") from error
+
+
 def write_boards(results: Path, out: Path) -> list[Path]:
     """Write the generated files; returns those that changed."""
     changed = []
     for path, text in build(results, out).items():
-        if not path.is_file() or path.read_text("utf-8") != text:
+        if not path.is_file() or path.read_bytes() != text.encode():
             write_text(path, text)
             changed.append(path)
     return changed
@@ -50,31 +64,42 @@ def write_boards(results: Path, out: Path) -> list[Path]:
 
 def check(results: Path, out: Path) -> list[str]:
     """Every fault of the records and every generated line that is not what the records say; empty when all is well."""
-    faults = [fault for path in find_records(results) for fault in record_faults(path, results)]
-    faults += _duplicates(results)
+    paths = find_records(results)
+    faults = [fault for path in paths for fault in record_faults(path, results)]
     if faults:
         return faults  # boards of faulty records would only repeat the news
-    for path, text in build(results, out).items():
-        faults += _line_faults(path, text)
+    faults = [f"{path}: {fault}" for path, fault in _supersede_faults([(path, load_record(path)) for path in paths])]
+    try:
+        for path, text in build(results, out).items():
+            faults += _line_faults(path, text)
+    except MinorityBenchError as error:
+        faults.append(_one_line(str(error)))
     return faults
 
 
 def record_faults(path: Path, results: Path | None = None) -> list[str]:
-    """What is wrong with one record file; `results` also checks that it lies where its content says."""
+    """What is wrong with one record file, a line each; `results` also checks that it lies where its content says."""
     try:
         record = load_record(path)
-        faults = list(_content_faults(record))
     except MinorityBenchError as error:
-        return [f"{path}: {error}"]
-    faults += _artifact_faults(record, path.parent)
-    if results is not None and path != results / record_place(record) / RECORD_NAME:
-        faults.append(f"filed in the wrong folder; it belongs in {record_place(record)}")
-    return [f"{path}: {fault}" for fault in faults]
+        return [_one_line(str(error))]  # names the file itself
+    faults = [*content_faults(record, read_json(path)), *sidecar_faults(record, path.parent)]
+    try:
+        place = record_place(record)
+        if results is not None and path != results / place / RECORD_NAME:
+            faults.append(f"filed in the wrong folder; it belongs in {place}")
+    except BadInputError as error:
+        faults.append(str(error))
+    return [f"{path}: {_one_line(fault)}" for fault in faults]
 
 
 def record_place(record: RunRecord) -> Path:
-    """Folder of a record below the results folder."""
-    return Path(record.benchmark) / record.method.name / record.id[:16]
+    """Folder of a record below the results folder; names that could lead out of it are refused."""
+    parts = (record.benchmark, record.method.name, record.id[:16])
+    for part in parts:
+        if not _FOLDER_NAME.fullmatch(part):
+            raise BadInputError(f"{part[:100]!r} cannot name a folder of results: letters, digits and _.+- only")
+    return Path(*parts)
 
 
 def add(path: Path, results: Path) -> Path:
@@ -83,6 +108,9 @@ def add(path: Path, results: Path) -> Path:
     if faults:
         raise BadInputError("; ".join(faults))
     record = load_record(path)
+    filed = [(other, load_record(other)) for other in find_records(results)]
+    for fault in (fault for own, fault in _supersede_faults([*filed, (path, record)]) if own == path):
+        raise BadInputError(f"{path}: {fault}")
     place = results / record_place(record)
     if place.exists():
         raise BadInputError(f"{place} is there already: the record was filed before")
@@ -97,78 +125,55 @@ def add(path: Path, results: Path) -> Path:
     return place
 
 
-def _content_faults(record: RunRecord) -> Iterator[str]:
-    if record.id != record.content_id():
-        yield "its id is not the digest of its content: it was edited"
-    if record.status != "complete":
-        yield f"status is {record.status!r}"
-    if record.minoritybench.commit is None or record.minoritybench.dirty is not False:
-        yield "made from a dirty tree or outside a git checkout: commit first, then measure"
-    benchmark = load_benchmark(record.benchmark)
-    if record.method.name == "samples":
-        yield "made from given samples; only runs of a registered method are ranked"
-    else:
-        lookup("methods", record.method.name)  # never resolve: a name may be path/to/file.py:X, and importing runs it
-    if record.sampling.n < benchmark.n:
-        yield f"n={record.sampling.n} is below the benchmark's {benchmark.n}"
-    if not set(benchmark.seeds) <= set(record.sampling.seeds):
-        yield f"seeds {record.sampling.seeds} lack some of the benchmark's {benchmark.seeds}"
-    used, known = record.reference_set.sha256, load_reference_set(benchmark.reference_set).recipe.sha256
-    if used != known:
-        yield f"measured against another reference set ({used[:12]}) than the benchmark's ({known[:12]})"
-    yield from _metric_faults(record)
-
-
-def _metric_faults(record: RunRecord) -> Iterator[str]:
-    names = [metric.name for metric in record.metrics]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"metric {name!r} stands twice"
-    for metric in record.metrics:
-        if set(metric.per_seed) != {str(seed) for seed in record.sampling.seeds}:
-            yield f"metric {metric.name!r} lacks the value of a seed"
-        elif not math.isclose(
-            metric.value, sum(metric.per_seed.values()) / len(metric.per_seed), rel_tol=1e-9, abs_tol=1e-12
-        ):
-            yield f"metric {metric.name!r} is not the mean of its seeds"
-
-
-def _artifact_faults(record: RunRecord, folder: Path) -> list[str]:
-    faults = []
-    for artifact in record.artifacts:
-        path = folder / artifact.path
-        if Path(artifact.path).name != artifact.path:
-            faults.append(f"sidecar {artifact.path!r} must be a plain file name")
-        elif not path.is_file():
-            faults.append(f"sidecar {artifact.path} is missing")
-        elif sha256_file(path) != artifact.sha256:
-            faults.append(f"sidecar {artifact.path} differs from its digest")
-    return faults
-
-
-def _duplicates(results: Path) -> list[str]:
-    seen: dict[str, Path] = {}
-    faults = []
-    for path in find_records(results):
-        text = path.read_text("utf-8")
-        if text in seen:
-            faults.append(f"{path}: the same record as {seen[text]}")
-        seen[text] = path
-    return faults
+def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tuple[Path, str]]:
+    """A record replaces only one that is filed, of its own benchmark and method: nobody hides another's row."""
+    known = {record.id: record for _, record in records}
+    for path, record in records:
+        if record.supersedes is None:
+            continue
+        older = known.get(record.supersedes)
+        if older is None:
+            yield path, _one_line(f"supersedes {record.supersedes!r}, which is not among the results")
+        elif (older.benchmark, older.method.name) != (record.benchmark, record.method.name):
+            yield path, f"supersedes {older.id[:16]}, a record of {older.method.name} on {older.benchmark}"
 
 
 def _line_faults(path: Path, expected: str) -> list[str]:
-    """Every line of a generated file that differs, by number."""
+    """Every line of a generated file that differs, by number, with the cells that do."""
     if not path.is_file():
         return [f"{path}: missing; run `minoritybench leaderboard build`"]
-    found, wanted = path.read_text("utf-8").split("\n"), expected.split("\n")
-    faults = [
-        f"{path}:{number}: is {old!r}, the records say {new!r}"
-        for number, (old, new) in enumerate(zip(found, wanted, strict=False), start=1)
-        if old != new
-    ]
-    if len(found) != len(wanted):
-        faults.append(f"{path}: {len(found)} lines, the records make {len(wanted)}")
+    found, wanted = path.read_bytes().decode("utf-8", "replace").split("\n"), expected.split("\n")
+    faults = []
+    for kind, first, last, start, end in SequenceMatcher(None, found, wanted, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        lines = zip_longest(range(first, last), found[first:last], wanted[start:end])
+        faults += [f"{path}:{last if n is None else n + 1}: {_line_fault(old, new)}" for n, old, new in lines]
     return faults
+
+
+def _line_fault(old: str | None, new: str | None) -> str:
+    if old is None:
+        return f"a line is missing after this: {_cut(new or '')}"
+    if new is None:
+        return f"no record makes this: {_cut(old)}"
+    cells, wanted = old.split("|"), new.split("|")
+    if len(cells) != len(wanted) or len(cells) == 1:
+        return f"is {_cut(old)}, the records say {_cut(new)}"
+    pairs = enumerate(zip(cells, wanted, strict=True))
+    told = [
+        f"cell {number} is {_cut(is_)}, the records say {_cut(says)}" for number, (is_, says) in pairs if is_ != says
+    ]
+    return _one_line("; ".join(told))
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_FAULT else line[: _LONGEST_FAULT - 3] + "..."
 
 
 def _between_markers(text: str, name: str, tables: str) -> str:
@@ -186,7 +191,7 @@ def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> Run
     wanted = canonical_json(configure(method, {}, benchmark).params)
     for record in current([load_record(path) for path in find_records(results)]):
         same = record.benchmark == benchmark.name and record.method.name == method
-        plain = record.encoder["guide"] == benchmark.guide and not record.sampling.class_conditional
+        plain = record.encoder.guide == benchmark.guide and not record.sampling.class_conditional
         if same and plain and canonical_json(record.method.params) == wanted:
             return record
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")

@@ -163,12 +163,11 @@ def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: Keep
 
 
 def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
-    """Spearman of what was ranked by with each confounder; None where the confounder does not vary."""
-    ranks = table["value"].rank()
+    """Spearman of what was ranked by with each confounder; None where either does not vary."""
+    score = table["value"]
+    scored = len(table) > 2 and score.min() < score.max()
     return {
-        name: float(ranks.corr(table[name].rank()))
-        if table[name].min() < table[name].max() and len(table) > 2
-        else None
+        name: float(score.rank().corr(table[name].rank())) if scored and table[name].min() < table[name].max() else None
         for name in CONFOUNDERS
     }
 

@@ -5,17 +5,41 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from minoritybench.errors import BadInputError
 from minoritybench.registry import lookup
-from minoritybench.store import digest_of, read_json
+from minoritybench.store import canonical_json, digest_of, read_json
 
 SCHEMA_VERSION: Final = 1
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+_DEEPEST = 16
+
+
+def _json_value(value: dict[str, Any]) -> dict[str, Any]:
+    """Free-form fields must be JSON that has a digest: finite numbers, encodable text, no bottomless nesting."""
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _children(outer)]
+    if level:
+        raise ValueError(f"nested more than {_DEEPEST} levels deep")
+    canonical_json(value).encode()
+    return value
+
+
+def _children(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value
+
+
+JsonDict = Annotated[dict[str, Any], AfterValidator(_json_value)]
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Strict(BaseModel):
@@ -99,7 +123,7 @@ class MetricRecord(_Strict):
     ci_low: float | None
     ci_high: float | None
     direction: Literal["higher", "lower"]
-    params: dict[str, Any]
+    params: JsonDict
     per_seed: dict[str, float]
 
 
@@ -115,7 +139,7 @@ class MethodRecord(_Strict):
     """The method and every hyperparameter it ran with."""
 
     name: str
-    params: dict[str, Any]
+    params: JsonDict
     preset: str
 
 
@@ -127,12 +151,20 @@ class GeneratorRecord(_Strict):
     dtype: str
 
 
+class EncoderRecord(_Strict):
+    """The encoder that guides and scores as such, the held-out `judges`, and the weights of each of them."""
+
+    guide: str
+    judges: list[str]
+    weights_sha256: dict[str, str | None]
+
+
 class SamplingRecord(_Strict):
     """`n` samples a seed."""
 
-    n: int
-    steps: int
-    seeds: list[int]
+    n: Count
+    steps: Count
+    seeds: list[Count]
     spacing: str
     class_conditional: bool
 
@@ -142,7 +174,7 @@ class ReferenceRecord(_Strict):
 
     name: str
     sha256: str
-    n: int
+    n: Count
 
 
 class Environment(_Strict):
@@ -160,10 +192,10 @@ class Cost(_Strict):
 
     seconds: float
     seconds_per_sample: float
-    peak_memory_bytes: int
-    nfe: int
-    encoder_passes: int
-    passes: dict[str, int]
+    peak_memory_bytes: Count
+    nfe: Count
+    encoder_passes: Count
+    passes: dict[str, Count]
 
 
 class Artifact(_Strict):
@@ -171,7 +203,7 @@ class Artifact(_Strict):
 
     path: str
     sha256: str
-    bytes: int
+    bytes: Count
 
 
 class RunRecord(_Strict):
@@ -186,7 +218,7 @@ class RunRecord(_Strict):
     benchmark: str
     method: MethodRecord
     generator: GeneratorRecord
-    encoder: dict[str, Any]
+    encoder: EncoderRecord
     sampling: SamplingRecord
     reference_set: ReferenceRecord
     metrics: list[MetricRecord]

@@ -87,7 +87,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise BadInputError(f"no such file: {path}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also: absurdly long integers, absurdly deep nesting
         raise BadInputError(f"{path} is not readable JSON: {error}") from error
 
 

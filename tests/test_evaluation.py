@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 import minoritybench
+from minoritybench import evaluation
 from minoritybench.errors import BadInputError
 from minoritybench.provenance import made_by, tool_record
-from minoritybench.records import RunRecord, load_record
+from minoritybench.records import RunRecord, load_benchmark, load_record
+from minoritybench.references import load_reference_set
 
 KEYS = (
     *("schema_version", "id", "created", "status", "command", "minoritybench", "benchmark", "method", "generator"),
@@ -65,16 +71,78 @@ def test_value_is_the_mean_of_the_seeds_with_a_t_interval(run: tuple[Path, RunRe
 def test_sidecar_scores_are_those_of_the_saved_files(run: tuple[Path, RunRecord]) -> None:
     out, record = run
     table = pd.read_parquet(out / "per_image.parquet")
-    import torch
-
-    files = [out / "samples" / f"seed-{row.seed}" / f"{row.index:05d}.png" for row in table.itertuples(index=False)]
-    pixels = np.stack([np.asarray(Image.open(path)) for path in files])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    images = images_of(out, table)
     scores = minoritybench.jepa_score(minoritybench.load_encoder("digits-jepa"), images, mode="reference")
     assert (scores.numpy() == table["score/digits-jepa/reference"].to_numpy()).all()
     metric = record.metric("JEPA-SCORE")
     assert metric is not None
     assert metric.value == pytest.approx(float(scores.mean()))
+
+
+def images_of(out: Path, table: pd.DataFrame) -> Tensor:
+    """The saved samples, `(N, 3, 8, 8)` in [0, 1], in the order of the table."""
+    paths = [out / "samples" / f"seed-{row.seed}" / f"{row.index:05d}.png" for row in table.itertuples(index=False)]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+def test_every_score_is_by_the_encoder_and_in_the_mode_it_names(run: tuple[Path, RunRecord]) -> None:
+    out, record = run
+    table = pd.read_parquet(out / "per_image.parquet")
+    images = images_of(out, table)
+    names = {
+        "JEPA-SCORE": ("digits-jepa", "reference"),
+        "JEPA-SCORE (deflated)": ("digits-jepa", "deflated"),
+        "JEPA-SCORE (held-out: digits-jepa-b)": ("digits-jepa-b", "reference"),
+        "JEPA-SCORE (held-out: digits-ijepa)": ("digits-ijepa", "reference"),
+    }
+    for name, (encoder_name, mode) in names.items():
+        encoder = minoritybench.load_encoder(encoder_name)
+        metric = record.metric(name)
+        assert metric is not None
+        assert (metric.params["encoder"], metric.params["mode"]) == (encoder_name, mode)
+        assert metric.params["weights_sha256"] == encoder.weights_sha256  # type: ignore[attr-defined]
+        for column in ("reference", "deflated"):
+            scores = minoritybench.jepa_score(encoder, images, mode=column).numpy()
+            assert (table[f"score/{encoder_name}/{column}"] == scores).all()
+            if column == mode:
+                means = {str(seed): scores[table["seed"] == seed].mean() for seed in (0, 1)}
+                assert metric.per_seed == pytest.approx(means, rel=1e-12)
+
+
+def test_minority_share_counts_deflated_scores_up_to_the_threshold(run: tuple[Path, RunRecord]) -> None:
+    out, record = run
+    table = pd.read_parquet(out / "per_image.parquet")
+    scores = minoritybench.jepa_score(minoritybench.load_encoder("digits-jepa"), images_of(out, table)).numpy()
+    threshold = load_reference_set("digits").recipe.threshold
+    shares = {str(seed): float((scores[table["seed"] == seed] <= threshold).mean()) for seed in (0, 1)}
+    assert 0 < sum(shares.values()) < 2  # the reference score, thirteen nats lower, would count them all
+    metric = record.metric("minority share")
+    assert metric is not None
+    assert metric.per_seed == shares
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_other_weights_than_those_that_ranked_are_told(tmp_path: Path, foreign: bool) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(Path(str(files("minoritybench.reference_sets"))) / "digits", folder)
+    recipe = json.loads((folder / "reference_set.json").read_text())
+    if foreign:
+        recipe["encoder"]["weights_sha256"] = "f" * 64
+    (folder / "reference_set.json").write_text(json.dumps(recipe))
+    record = minoritybench.evaluate("adm", n=12, seeds=(0,), reference=str(folder), out=tmp_path / "out")
+    told = [warning for warning in record.warnings if "other weights" in warning]
+    assert len(told) == foreign
+    assert (record.metric("minority share") is None) == foreign
+
+
+def test_too_few_samples_are_told_and_enough_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = load_benchmark("digits").model_copy(update={"n": 12})
+    monkeypatch.setattr(evaluation, "load_benchmark", lambda name: spec)
+    enough = minoritybench.evaluate("adm", n=12, seeds=(0,), out=tmp_path / "enough")
+    few = minoritybench.evaluate("adm", n=11, seeds=(0,), out=tmp_path / "few")
+    assert enough.warnings == []
+    assert [warning.partition(":")[0] for warning in few.warnings] == ["n=11 a seed is below the benchmark's 12"]
 
 
 def test_finished_run_is_read_back(run: tuple[Path, RunRecord]) -> None:
@@ -102,7 +170,7 @@ def test_own_samples_are_measured_like_ours(run: tuple[Path, RunRecord], tmp_pat
 
 def test_other_guide_keeps_the_benchmarks_encoder_as_a_judge(tmp_path: Path) -> None:
     record = minoritybench.evaluate("jepa", n=12, seeds=(0,), guide="digits-vicreg", out=tmp_path / "x")
-    assert record.encoder["guide"] == "digits-vicreg"
+    assert record.encoder.guide == "digits-vicreg"
     score, held_out = record.metric("JEPA-SCORE"), record.metric("JEPA-SCORE (held-out: digits-jepa)")
     assert score is not None
     assert held_out is not None

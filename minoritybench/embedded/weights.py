@@ -16,6 +16,7 @@ from torch import nn
 
 from minoritybench.embedded.models import DigitsClassifier, DigitsDenoiser, IJepaViT, SphereMLP, VicregMLP
 from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.store import sha256_file
 
 WEIGHTS_VARIABLE = "MINORITYBENCH_EMBEDDED_WEIGHTS"
 PCA_NAME = "digits-pca20"
@@ -41,6 +42,11 @@ def weights_path(name: str) -> Path:
     if name != PCA_NAME:
         _builder(name)
     return weights_dir() / f"{name}.safetensors"
+
+
+def shipped_digest(name: str) -> str | None:
+    """SHA-256 of an embedded model's file; None for a model that is not embedded."""
+    return sha256_file(_existing(name)) if name in BUILDERS or name == PCA_NAME else None
 
 
 def load_module(name: str) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 from minoritybench.methods import configure
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
 from minoritybench.references import load_reference_set
+from minoritybench.registry import lookup
 from minoritybench.report.table import ARROWS, row_label
 
 
@@ -57,10 +58,10 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> s
         part = [record for record in declared if record.sampling.class_conditional == conditional]
         sections.append(_section(title, part, benchmark, ranked=True))
     other = [record for record in rows if record not in declared]
-    own = [record for record in other if record.encoder["guide"] == benchmark.guide]
+    own = [record for record in other if record.encoder.guide == benchmark.guide]
     sections.append(_section("Other settings, not ranked", own, benchmark, ranked=False))
-    for guide in sorted({str(record.encoder["guide"]) for record in other} - {benchmark.guide}):
-        part = [record for record in other if record.encoder["guide"] == guide]
+    for guide in sorted({record.encoder.guide for record in other} - {benchmark.guide}):
+        part = [record for record in other if record.encoder.guide == guide]
         sections.append(_section(f"Guide and judge `{guide}`, not ranked", part, benchmark, ranked=False))
     return "\n".join(section for section in sections if section)
 
@@ -68,15 +69,16 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> s
 def _setting(record: RunRecord) -> tuple[str, ...]:
     params = [f"{key}={value!r}" for key, value in sorted(record.method.params.items())]
     conditional = str(record.sampling.class_conditional)
-    return (record.benchmark, record.method.name, str(record.encoder["guide"]), conditional, *params)
+    return (record.benchmark, record.method.name, record.encoder.guide, conditional, *params)
 
 
 def _defaults(record: RunRecord, benchmark: BenchmarkSpec) -> Mapping[str, Any]:
+    lookup("methods", record.method.name)  # a name may be path/to/file.py:X, and resolving it would run the file
     return configure(record.method.name, {}, benchmark).params
 
 
 def _is_declared(record: RunRecord, benchmark: BenchmarkSpec) -> bool:
-    return record.encoder["guide"] == benchmark.guide and record.method.params == _defaults(record, benchmark)
+    return record.encoder.guide == benchmark.guide and record.method.params == _defaults(record, benchmark)
 
 
 def _section(title: str, records: Sequence[RunRecord], benchmark: BenchmarkSpec, *, ranked: bool) -> str:

@@ -1,0 +1,292 @@
+"""What can be wrong with a run record: everything that its benchmark, its method or its sidecars contradict.
+
+Nothing a record names is imported unless the registry lists it, and every fault is one line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from minoritybench.embedded.weights import shipped_digest
+from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.measure_shard import MODES, score_key
+from minoritybench.measures import Arrays, Judges, MetricPlan, plan_metrics
+from minoritybench.methods import configure
+from minoritybench.metrics import t_interval
+from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_benchmark, metric_id
+from minoritybench.references import LoadedReference, load_reference_set
+from minoritybench.registry import lookup, resolve
+from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE
+from minoritybench.store import canonical_json, sha256_file
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
+_FRACTIONS = frozenset({"precision", "recall", "coverage", "minority share"})
+
+
+def content_faults(record: RunRecord, document: Any) -> Iterator[str]:
+    """Faults of a record by itself; `document` is the JSON it was read from."""
+    if record.id != record.content_id():
+        yield "its id is not the digest of its content: it was edited"
+    if canonical_json(document) != canonical_json(record.model_dump(mode="json")):
+        yield "fields are left out or of another type than minoritybench writes"
+    try:
+        benchmark = load_benchmark(record.benchmark)
+        reference = load_reference_set(benchmark.reference_set)
+    except MinorityBenchError as error:
+        yield str(error)
+        return
+    for part in (_origin_faults, _method_faults, _sampling_faults, _judge_faults, _metric_faults):
+        try:
+            yield from part(record, benchmark, reference)
+        except MinorityBenchError as error:
+            yield str(error)
+
+
+def sidecar_faults(record: RunRecord, folder: Path) -> Iterator[str]:
+    """Faults of the files beside a record, and what its per-image scores say of its metrics."""
+    names = [artifact.path for artifact in record.artifacts]
+    if sorted(names) != [PER_IMAGE_FILE, SHEET_FILE]:
+        yield f"artifacts are {', '.join(map(repr, names)) or 'none'}; they must be {PER_IMAGE_FILE} and {SHEET_FILE}"
+        return
+    faults = []
+    for artifact in record.artifacts:
+        path = folder / artifact.path
+        if not path.is_file() or path.is_symlink():
+            faults.append(f"sidecar {artifact.path} is missing")
+        elif path.stat().st_size != artifact.bytes:
+            faults.append(f"sidecar {artifact.path} has {path.stat().st_size} bytes, the record says {artifact.bytes}")
+        elif sha256_file(path) != artifact.sha256:
+            faults.append(f"sidecar {artifact.path} differs from its digest")
+    yield from faults
+    if not faults:
+        try:
+            yield from _score_faults(record, folder / PER_IMAGE_FILE)
+        except MinorityBenchError as error:
+            yield str(error)
+
+
+def _origin_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """Who made the record, when, from which code and with which generator."""
+    if record.status != "complete":
+        yield f"status is {record.status!r}"
+    if record.minoritybench.commit is None or record.minoritybench.dirty is not False:
+        yield "made from a dirty tree or outside a git checkout: commit first, then measure"
+    elif not _COMMIT.fullmatch(record.minoritybench.commit):
+        yield f"minoritybench.commit {record.minoritybench.commit!r} is not a git commit"
+    if not _is_moment(record.created):
+        yield f"created {record.created!r} is not an ISO 8601 time with its zone"
+    used, known = record.reference_set, reference.recipe
+    if used.sha256 != known.sha256:
+        yield f"measured against another reference set ({used.sha256[:12]}) than the benchmark's ({known.sha256[:12]})"
+    elif (used.name, used.n) != (known.name, known.n):
+        yield f"reference_set is {used.name!r} with n={used.n}, that digest is {known.name!r} with n={known.n}"
+    if record.tolerance != benchmark.tolerance:
+        yield f"tolerance {record.tolerance} is not the benchmark's {benchmark.tolerance}"
+    yield from _generator_faults(record, benchmark)
+
+
+def _generator_faults(record: RunRecord, benchmark: BenchmarkSpec) -> Iterator[str]:
+    if record.generator.name != benchmark.generator:
+        yield f"generator {record.generator.name!r} is not the benchmark's {benchmark.generator!r}"
+    elif (shipped := shipped_digest(benchmark.generator)) is not None:
+        dtype = resolve("generators", benchmark.generator)(benchmark.generator).dtype
+        if record.generator.weights_sha256 != shipped:
+            yield f"generator weights {_short(record.generator.weights_sha256)} are not the shipped {_short(shipped)}"
+        if record.generator.dtype != dtype:
+            yield f"generator dtype is {record.generator.dtype!r}, not {dtype!r}"
+
+
+def _method_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """Method, hyperparameters and preset exist, and the chain is the benchmark's."""
+    name, params = record.method.name, record.method.params
+    if name == "samples":
+        yield "made from given samples; only runs of a registered method are ranked"
+        return
+    lookup("methods", name)  # before anything is resolved: a name may be path/to/file.py:X, and importing runs it
+    method = configure(name, {**params, "preset": record.method.preset}, benchmark)
+    for key in sorted(set(method.params) | set(params)):
+        if key not in params:
+            yield f"method.params lacks {key!r}"
+        elif key not in method.params:
+            yield f"method.params has {key!r}, which {name} has not"
+        elif canonical_json(params[key]) != canonical_json(method.params[key]):
+            yield f"method.params.{key} is {params[key]!r}, which {name} would write as {method.params[key]!r}"
+    if record.sampling.steps != benchmark.steps:
+        yield f"sampling.steps is {record.sampling.steps}, the benchmark's are {benchmark.steps}"
+    spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
+    if record.sampling.spacing != spacing:
+        yield f"sampling.spacing is {record.sampling.spacing!r}, that of {name} is {spacing!r}"
+
+
+def _sampling_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """Enough samples of the right seeds, at a cost that adds up."""
+    sampling, cost = record.sampling, record.cost
+    if sampling.n < benchmark.n:
+        yield f"n={sampling.n} is below the benchmark's {benchmark.n}"
+    if sorted(sampling.seeds) != sorted(benchmark.seeds):  # chosen ones would share a column with the others'
+        yield f"seeds {sampling.seeds} are not the benchmark's {benchmark.seeds}"
+    images = sampling.n * len(sampling.seeds)
+    if cost.seconds <= 0 or images < 1 or not math.isclose(cost.seconds_per_sample * images, cost.seconds):
+        yield f"cost.seconds_per_sample {cost.seconds_per_sample} is not {cost.seconds} s over {images} samples"
+    encoder_passes = sum(count for kind, count in cost.passes.items() if kind.startswith("encoder_"))
+    if (cost.nfe, cost.encoder_passes) != (cost.passes.get("denoiser_forward", 0), encoder_passes):
+        yield "cost.nfe and cost.encoder_passes are not those of cost.passes"
+
+
+def _judge_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """The encoders that had to judge did, each with its own weights."""
+    guide, judges, weights = record.encoder.guide, record.encoder.judges, record.encoder.weights_sha256
+    demanded = [reference.recipe.encoder["name"], benchmark.guide, *benchmark.judges]
+    missing = sorted({name for name in demanded if name not in (guide, *judges)})
+    if missing:
+        yield f"encoder.judges lacks {', '.join(missing)}"
+    if len({guide, *judges}) != 1 + len(judges):
+        yield f"encoder.judges {judges} repeats a name or the guide"
+    if list(weights) != [guide, *judges]:
+        yield "encoder.weights_sha256 must list the guide and the judges, in that order"
+    for name, digest in weights.items():
+        lookup("encoders", name)
+        if not _ENCODER_NAME.fullmatch(name):
+            yield f"encoder name {name!r} holds other characters than letters, digits and _.:/@+-"
+        if (shipped := shipped_digest(name)) not in (None, digest):
+            yield f"encoder weights {_short(digest)} of {name} are not the shipped {_short(shipped)}"
+
+
+def _metric_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """The benchmark's metrics, each with an id, a direction, a mean and an interval that follow from the rest."""
+    plans = {plan.name: plan for plan in _plans(record, benchmark, reference)}
+    names = [metric.name for metric in record.metrics]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"metric {name!r} stands twice"
+    for name in plans:
+        if name not in names:
+            yield f"metric {name!r} is missing"
+    known = {
+        "n_real": reference.recipe.n,
+        "n_fake": record.sampling.n,
+        "k": benchmark.manifold_k,
+        "threshold": reference.recipe.threshold,
+    }
+    for metric in record.metrics:
+        if metric.name not in plans:
+            yield f"metric {metric.name!r} is none of the benchmark's"
+            continue
+        faults = _value_faults(metric, {str(seed) for seed in record.sampling.seeds})
+        for fault in (*_plan_faults(metric, plans[metric.name], known), *faults):
+            yield f"metric {metric.name!r} {fault}"
+
+
+def _plans(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> list[MetricPlan]:
+    """The metrics that the benchmark demands of a record with these judges."""
+    encoder = record.encoder
+    absent = sorted({encoder.guide, *encoder.judges} - set(encoder.weights_sha256))
+    if absent:
+        raise BadInputError(f"encoder.weights_sha256 lacks {', '.join(absent)}")
+    judges = Judges(encoder.guide, tuple(encoder.judges), encoder.weights_sha256)
+    extractors = {name: shipped_digest(name) for name in (*benchmark.features, benchmark.manifold_features)}
+    return plan_metrics(benchmark, reference, {}, extractors, judges)
+
+
+def _plan_faults(metric: MetricRecord, plan: MetricPlan, known: Mapping[str, Any]) -> Iterator[str]:
+    """`known` holds what measuring adds to a metric's params; weights that are not shipped cannot be compared."""
+    if metric.direction != plan.direction:
+        yield f"has direction {metric.direction!r}, it is {plan.direction!r}"
+    if metric.id != metric_id(metric.name, metric.params):
+        yield "has an id that is not the digest of its name and params"
+    if "n_fake" not in metric.params:
+        yield "has no params.n_fake"
+    expected = {key: value for key, value in {**known, **plan.params}.items() if value is not None}
+    for key in sorted(set(metric.params) | set(plan.params)):
+        if key not in metric.params or key not in {**known, **plan.params}:
+            yield f"{'lacks' if key in plan.params else 'has the unknown'} params.{key}"
+        elif key in expected and metric.params[key] != expected[key]:
+            yield f"has params.{key} {_short(metric.params[key])}, not {_short(expected[key])}"
+
+
+def _value_faults(metric: MetricRecord, seeds: set[str]) -> Iterator[str]:
+    if set(metric.per_seed) != seeds or not seeds:
+        yield "lacks the value of a seed"
+        return
+    values = [metric.value, *metric.per_seed.values()]
+    top = 1.0 if metric.name in _FRACTIONS else math.inf
+    if not metric.name.startswith("JEPA-SCORE") and not all(0.0 <= value <= top for value in values):
+        yield f"is outside its range, 0 to {top:g}"
+    with np.errstate(all="ignore"):  # absurd values overflow, and then they do not fit
+        mean, low, high = t_interval(list(metric.per_seed.values()))
+    if not _close(metric.value, mean):
+        yield "is not the mean of its seeds"
+    elif not (_close(metric.ci_low, low) and _close(metric.ci_high, high)):
+        yield "has an interval that is not the 95 % t-interval of its seeds"
+
+
+def _score_faults(record: RunRecord, path: Path) -> Iterator[str]:
+    """Score metrics measured again from the per-image scores; what needs features cannot be."""
+    benchmark = load_benchmark(record.benchmark)
+    groups = _per_seed_scores(record, path)
+    for plan in _plans(record, benchmark, load_reference_set(benchmark.reference_set)):
+        metric = record.metric(plan.name)
+        if "encoder" not in plan.params or metric is None:
+            continue
+        for seed, arrays in groups.items():
+            measured = plan.measure(arrays)
+            if {**plan.params, **measured.params} != metric.params:
+                yield f"metric {plan.name!r} has other params than {path.name} gives it"
+            told = metric.per_seed.get(seed)
+            if not _close(measured.value, told):
+                yield f"metric {plan.name!r} of seed {seed} is {told}, {path.name} gives {measured.value}"
+
+
+def _per_seed_scores(record: RunRecord, path: Path) -> dict[str, Arrays]:
+    """The score columns of a sidecar by seed, after a look at its shape; one line of error where it has another."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise BadInputError(f"sidecar {path.name} is not readable parquet: {error}") from error
+    scores = [score_key(name, mode) for name in (record.encoder.guide, *record.encoder.judges) for mode in MODES]
+    if table.column_names != ["seed", "index", "label", "sha256", *scores]:
+        raise BadInputError(f"sidecar {path.name} has other columns than the judges of the record give")
+    if not all(_holds_scores(table[name]) for name in scores):
+        raise BadInputError(f"sidecar {path.name}: scores must be finite float64 without gaps")
+    if table["label"].null_count != (0 if record.sampling.class_conditional else table.num_rows):
+        raise BadInputError(f"sidecar {path.name}: labels and sampling.class_conditional contradict each other")
+    seeds, n = record.sampling.seeds, record.sampling.n
+    found = zip(table["seed"].to_pylist(), table["index"].to_pylist(), strict=True)
+    if table.num_rows != n * len(seeds) or list(found) != [(seed, index) for seed in seeds for index in range(n)]:
+        raise BadInputError(f"sidecar {path.name} does not list every sample of every seed in order")
+    columns: dict[str, NDArray[np.float64]] = {name: table[name].to_numpy() for name in scores}
+    return {
+        str(seed): {name: column[position * n : (position + 1) * n] for name, column in columns.items()}
+        for position, seed in enumerate(seeds)
+    }
+
+
+def _holds_scores(column: pa.ChunkedArray) -> bool:
+    return column.type == pa.float64() and column.null_count == 0 and bool(np.isfinite(column.to_numpy()).all())
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def _short(value: Any) -> str:
+    return value[:12] if isinstance(value, str) else repr(value)
