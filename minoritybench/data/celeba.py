@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minoritybench.data.catalogue import require
-from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb
+from minoritybench.data.folder import read_image_file
+from minoritybench.data.source import LoadedImage, SourceSpec, decode_rgb
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
@@ -45,11 +46,7 @@ class CelebaSource:
 
     def load(self, index: int) -> LoadedImage:
         """One face, 64 x 64."""
-        path = self.root / IMAGES / self.ids[index]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageDecodeError(f"cannot be read: {error.strerror}") from error
+        data = read_image_file(self.root / IMAGES / self.ids[index])
         pixels, conversion = decode_rgb(data)
         return LoadedImage(centre_crop(pixels, SIZE), sha256_bytes(data), len(data), conversion)
 
