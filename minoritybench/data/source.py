@@ -88,8 +88,8 @@ def open_source(spec: SourceSpec) -> ImageSource:
 
 
 def spec_from_argument(dataset: str, root: str | None, split: str | None, limit: int | None) -> SourceSpec:
-    """The spec of a command-line DATASET: a registered name, else a folder of images."""
-    if dataset in entries("datasets"):
+    """The spec of a command-line DATASET: a registered name, `hf:repo[:config]`, else a folder or zip of images."""
+    if dataset in entries("datasets") or dataset.startswith("hf:"):
         return SourceSpec(dataset, root, split, limit)
     path = Path(dataset)
     if path.is_dir():
