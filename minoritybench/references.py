@@ -13,12 +13,13 @@ import pandas as pd
 
 from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
 from minoritybench.errors import BadInputError, CheckFailedError, MissingAssetError
-from minoritybench.records import KeepRule, ReferenceSet, load_reference_recipe
+from minoritybench.records import KeepRule, ReferenceSet, load_protocol, load_reference_recipe
 from minoritybench.registry import entries, lookup
 from minoritybench.store import PLAN_FILE, digest_of, read_json
 
 RECIPE_FILE = "reference_set.json"
 MEMBERS_FILE = "members.csv"
+PROTOCOL_FILE = "recipe.toml"
 MEMBER_COLUMNS = ["rank", "id", "sha256", "score", "score_deflated"]
 _LOCAL = ("folder", "zip")
 _MOVED = "if they were moved, `minoritybench verify REFERENCE --root DIR` names the new place"
@@ -66,7 +67,7 @@ class LoadedReference:
 
 def load_reference_set(name: str | Path, root: str | Path | None = None) -> LoadedReference:
     """A registered reference set, or a folder that `rank-dataset` wrote. `root`: where the images lie now, if not where
-    they were ranked."""
+    they were ranked. Errors: one that is only a recipe so far exits 4 with the command that builds it."""
     folder = Path(name)
     if str(name) in entries("reference-sets"):
         package, _, sub = lookup("reference-sets", str(name)).target.partition(":")
@@ -75,6 +76,12 @@ def load_reference_set(name: str | Path, root: str | Path | None = None) -> Load
         if "/" in str(name):
             raise BadInputError(f"no such folder: {name}; --reference takes a registered set or a rank-dataset output")
         lookup("reference-sets", str(name))  # raises with a suggestion
+    if not (folder / RECIPE_FILE).exists() and (folder / PROTOCOL_FILE).is_file():
+        unbuilt = load_protocol(folder / PROTOCOL_FILE)
+        raise MissingAssetError(
+            f"reference set {unbuilt.name!r}: {unbuilt.status}; build it with `{unbuilt.command}`, which leaves it in"
+            f" {Path(unbuilt.out).absolute()}, then name that folder in place of {unbuilt.name}"
+        )
     recipe = load_reference_recipe(folder / RECIPE_FILE)
     _check_recipe(recipe, folder / RECIPE_FILE)
     members = _read_members(folder / MEMBERS_FILE)

@@ -102,6 +102,13 @@ _REFERENCE_SETS = {
     "digits": Entry(f"{_THIS}.reference_sets:digits", "lowest 25 % JEPA-SCORE (digits-jepa) of the training digits"),
 }
 
+for _dataset in ("celeba", "imagenet"):
+    for _encoder in ("dinov2-vits14-reg", "dinov2-vits14"):
+        _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
+            f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
+            f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
+        )
+
 _TABLES: dict[str, dict[str, Entry]] = {
     "datasets": _DATASETS,
     "encoders": _ENCODERS,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 import minoritybench
+from minoritybench.cli.rank import command as rank
 from minoritybench.cli.verify import command as verify
 from minoritybench.errors import BadInputError, CheckFailedError, MissingAssetError
+from minoritybench.records import load_protocol
 from minoritybench.references import MEMBER_COLUMNS, csv_text, load_reference_set
+from minoritybench.registry import entries
 
 ODD_NAMES = [
     "a,b.png",
@@ -103,3 +108,45 @@ def test_reference_set_without_its_plan_asks_for_the_root(ranked: Path, images: 
     with pytest.raises(MissingAssetError, match="--root DIR"):
         load_reference_set(ranked).images()
     assert len(load_reference_set(ranked, images).images()) == 7
+
+
+UNBUILT = sorted(name for name, entry in entries("reference-sets").items() if entry.summary.startswith("recipe only"))
+
+
+@pytest.mark.parametrize("name", UNBUILT)
+def test_unbuilt_reference_set_says_how_to_build_it_and_where_it_goes(name: str, tmp_path: Path) -> None:
+    protocol = load_protocol(Path(str(files("minoritybench.reference_sets"))) / name / "recipe.toml")
+    with pytest.raises(MissingAssetError, match="recipe only, not measured") as error:
+        load_reference_set(name)
+    assert f"`{protocol.command}`" in str(error.value)
+    assert str(Path.cwd() / protocol.out) in str(error.value)
+    words = shlex.split(protocol.command)
+    assert words[:2] == ["minoritybench", "rank-dataset"]
+    with rank.make_context("rank-dataset", words[2:]) as parsed:
+        assert parsed.params["dataset"] == protocol.dataset
+        assert parsed.params["split"] == protocol.split == "train"
+        assert parsed.params["encoder"] == protocol.encoder
+        assert parsed.params["keep"] == str(protocol.keep) == "10000"
+        assert parsed.params["out"] == Path(protocol.out)
+    assert protocol.name == name == f"{protocol.dataset}-{protocol.encoder}"
+    assert protocol.encoder in entries("encoders")
+    assert {path.name for path in Path(str(files("minoritybench.reference_sets"))).joinpath(name).iterdir()} == {
+        "recipe.toml"
+    }
+
+
+def test_the_papers_two_datasets_have_both_encoders() -> None:
+    assert [
+        f"{dataset}-{encoder}"
+        for dataset in ("celeba", "imagenet")
+        for encoder in ("dinov2-vits14", "dinov2-vits14-reg")
+    ] == UNBUILT
+
+
+def test_broken_recipe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("name = ")
+    with pytest.raises(BadInputError, match=r"recipe.toml is not readable TOML"):
+        load_reference_set(tmp_path)
+    (tmp_path / "recipe.toml").write_text('name = "x"')
+    with pytest.raises(BadInputError, match=r"recipe.toml: status"):
+        load_reference_set(tmp_path)
