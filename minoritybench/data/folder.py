@@ -98,10 +98,12 @@ def _image_names(folder: Path, prefix: str = "", above: tuple[tuple[int, int], .
 def _folder_identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
     """Device and inode of a folder or of one that a link leads to; None for anything else, broken links among them."""
     try:
+        if not entry.is_dir():  # known from the listing: a million files need no call each
+            return None
         facts = entry.stat()
     except OSError:
         return None
-    return (facts.st_dev, facts.st_ino) if stat.S_ISDIR(facts.st_mode) else None
+    return facts.st_dev, facts.st_ino
 
 
 def _unique_ids(names: list[str]) -> dict[str, str]:
