@@ -57,7 +57,7 @@ def test_names_with_line_breaks_survive_members_csv(ranked: Path) -> None:
 
 
 def test_csv_of_plain_tables_is_that_of_pandas() -> None:
-    rows = [[1, 'a"b,c', "00ff", -37.269064169487805, 1e-05], [2, "d\ne", "", 3.0, -0.1]]
+    rows = [[1, 'a"b,c', "00ff", -37.269064169487805, 1e-05], [2, "d\ne", "", 3.0, float("nan")]]
     frame = pd.DataFrame(rows, columns=MEMBER_COLUMNS)
     assert csv_text(frame) == frame.to_csv(index=False, lineterminator="\n")
     assert csv_text(frame.head(0)) == "rank,id,sha256,score,score_deflated\n"

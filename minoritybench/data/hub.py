@@ -21,7 +21,7 @@ from minoritybench.store import digest_of, sha256_bytes
 
 PREFIX = "hf:"
 _FILE = re.compile(r"(?P<split>[\w.-]+?)(?:-\d+-of-(?P<total>\d+)(?:-[0-9a-f]+)?)?\.parquet")
-_REPO, _CONFIG = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?"), re.compile(r"\w[\w.+-]*")
+_CONFIG = re.compile(r"\w[\w.+-]*")
 _LABEL = "label"
 _PREFERRED = ("image", "img")
 _GROUPS_KEPT = 2
@@ -48,9 +48,16 @@ class HubRepo:
 
 def parse_hub_name(name: str) -> HubRepo:
     """`hf:OWNER/NAME[:CONFIG]` taken apart. A configuration is a folder of the repository, or of its `data` folder."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     repo, colon, config = name.removeprefix(PREFIX).partition(":")
-    if not _REPO.fullmatch(repo) or (colon and not _CONFIG.fullmatch(config)):
-        raise BadInputError(f"{name!r}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise BadInputError(f"{name!r}: write hf:OWNER/NAME or hf:OWNER/NAME:CONFIG") from error
+    if colon and not _CONFIG.fullmatch(config):
+        raise BadInputError(f"{name!r}: write hf:OWNER/NAME:CONFIG, the configuration being the name of one folder")
     patterns = (f"{config}/*.parquet", f"data/{config}/*.parquet") if config else ("*.parquet",)
     return HubRepo(repo, config or None, patterns)
 

@@ -173,7 +173,7 @@ def test_image_column_is_found_by_its_declared_feature(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:../x", "hf:a/b:", "hf:a/b:../c", "hf:a b"])
+@pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:../x", "hf:a/b:", "hf:a/b:../c", "hf:a b", "hf:a/b--c"])
 def test_malformed_names_are_refused(name: str) -> None:
     with pytest.raises(BadInputError, match="write hf:OWNER/NAME"):
         parse_hub_name(name)
