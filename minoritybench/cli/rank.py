@@ -50,11 +50,11 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
     from minoritybench.rank import run_job
     from minoritybench.rank_job import RankRequest, prepare_job
 
-    try:
-        if download and not dry_run:
-            from minoritybench.data.download import fetch
+    if download and not dry_run:
+        from minoritybench.data.download import fetch
 
-            fetch(options["dataset"], options["root"])
+        fetch(options["dataset"], options["root"])
+    try:
         job = prepare_job(RankRequest(**options))
     except MissingAssetError as error:
         again = command_line(click.get_current_context(), without=frozenset({"dry_run"}))
