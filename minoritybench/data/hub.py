@@ -49,7 +49,7 @@ class HubRepo:
 def parse_hub_name(name: str) -> HubRepo:
     """`hf:OWNER/NAME[:CONFIG]` taken apart. A configuration is a folder of the repository, or of its `data` folder."""
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, not in its __all__
 
     repo, colon, config = name.removeprefix(PREFIX).partition(":")
     try:
