@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
 
 class MinorityBenchError(Exception):
     """Base of all expected failures: one clear line naming the file, field or flag and the remedy."""
@@ -31,3 +37,17 @@ class MissingAssetError(MinorityBenchError):
     """Data or weights are absent; the message says what, from where, and to which path."""
 
     exit_code = 4
+
+
+def both_or_absent(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
+    """Open two things; what each lacks is told in one `MissingAssetError`, so that nobody fetches 138 GB of data to
+    learn next that weights are wanted too."""
+    try:
+        opened = first()
+    except MissingAssetError as error:
+        try:
+            second()
+        except MissingAssetError as other:
+            raise MissingAssetError(f"{error}; and {other}") from error
+        raise
+    return opened, second()

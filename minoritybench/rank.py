@@ -18,7 +18,7 @@ from minoritybench.errors import MinorityBenchError
 from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
-from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, index_digest, select_members
+from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
 from minoritybench.report.gallery import gallery_html
 from minoritybench.scoring import Rsvd
 from minoritybench.store import (
@@ -97,7 +97,7 @@ def _worker_plan(job: RankJob) -> RankPlan:
 
 def _finish(job: RankJob, facts: list[dict[str, Any]]) -> RankOutcome:
     failures = sorted((failure for fact in facts for failure in fact["failures"]), key=lambda failure: failure["id"])
-    write_text(job.out / FAILURES_FILE, _csv(pd.DataFrame(failures, columns=["id", "error"])))
+    write_text(job.out / FAILURES_FILE, csv_text(pd.DataFrame(failures, columns=["id", "error"])))
     table = pa.concat_tables([pq.read_table(shard_file(job.out, shard)) for shard in range(job.shards)]).to_pandas()
     if table.empty:
         raise NothingScoredError(
@@ -206,12 +206,8 @@ def _write(out: Path, table: pd.DataFrame, members: pd.DataFrame, recipe: Refere
         columns = {name: table[name] for name in SCORE_SCHEMA.names}
         scores = pa.Table.from_pandas(pd.DataFrame(columns), SCORE_SCHEMA, preserve_index=False)
         pq.write_table(scores.replace_schema_metadata(None), part)
-    write_text(out / MEMBERS_FILE, _csv(members))
+    write_text(out / MEMBERS_FILE, csv_text(members))
     write_text(out / RECIPE_FILE, pretty_json(recipe.model_dump(mode="json")))
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
 
 
 def merge_moments(parts: list[dict[str, Any]]) -> dict[str, Any]:

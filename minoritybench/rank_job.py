@@ -11,7 +11,7 @@ import torch
 from minoritybench.data.source import ImageSource, SourceSpec, open_source, spec_from_argument
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, encoder_facts, name_of
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, both_or_absent
 from minoritybench.records import ReferenceSet, load_benchmark
 from minoritybench.references import parse_keep
 from minoritybench.registry import code_digests, entries, is_user_file
@@ -24,6 +24,7 @@ _ROW_FORMAT = 2
 _DEFAULT_KEEP = "10%"
 _DATASET_ENCODER = "dinov2-vits14-reg"  # the published scorer's, for named datasets without a benchmark of their own
 _FOLDER_ENCODER = "digits-jepa"
+_NO_PATH = str.maketrans("/:", "--")
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ class RankJob:
 def prepare_job(request: RankRequest) -> RankJob:
     """Check a request, open what it names and fix its plan; nothing is computed or written."""
     spec = spec_from_argument(request.dataset, request.root, request.split, request.limit)
-    source = open_source(spec)
     name = request.encoder or _benchmark_default(spec, "guide", _default_encoder(spec))
-    encoder = load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype)
+    source, encoder = both_or_absent(
+        lambda: open_source(spec),
+        lambda: load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype),
+    )
     keep = request.keep or _benchmark_default(spec, "keep", _DEFAULT_KEEP)
     _check_selection(request, keep, source)
     plan = {
@@ -117,7 +120,7 @@ def prepare_job(request: RankRequest) -> RankJob:
         "per_class": request.per_class,
         "shard_size": request.shard_size,
     }
-    out = request.out or Path("runs") / f"rank-{spec.name}-{_identity(plan)[:12]}"
+    out = request.out or Path("runs") / f"rank-{spec.name.translate(_NO_PATH)}-{_identity(plan)[:12]}"
     return RankJob(request, source, encoder, name, keep, plan, out)
 
 
@@ -157,7 +160,7 @@ def _check_selection(request: RankRequest, keep: str, source: ImageSource) -> No
 
 
 def _default_encoder(spec: SourceSpec) -> str:
-    return _DATASET_ENCODER if spec.name in entries("datasets") else _FOLDER_ENCODER
+    return _FOLDER_ENCODER if spec.name in ("folder", "zip") else _DATASET_ENCODER
 
 
 def _benchmark_default(spec: SourceSpec, field: str, fallback: str) -> str:

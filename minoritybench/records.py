@@ -111,6 +111,21 @@ class ReferenceSet(_Strict):
     minoritybench: str
 
 
+class ReferenceProtocol(_Strict):
+    """A reference set that is not built yet: what it will hold and the command that builds it into `out`."""
+
+    name: str
+    status: Literal["recipe only, not measured"]
+    dataset: str
+    split: str
+    encoder: str
+    keep: int
+    protocol: str
+    note: str
+    out: str
+    command: str
+
+
 class MetricRecord(_Strict):
     """A metric of a run: `value` is the mean over seeds, the interval a 95 % t-interval over them (None for one seed).
 
@@ -252,6 +267,15 @@ def load_record(path: Path) -> RunRecord:
 def load_reference_recipe(path: Path) -> ReferenceSet:
     """Read and validate a reference_set.json."""
     return _validated(ReferenceSet, read_json(path), str(path))
+
+
+def load_protocol(path: Path) -> ReferenceProtocol:
+    """Read and validate the recipe.toml of a reference set that is not built yet."""
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path} is not readable TOML: {error}") from error
+    return _validated(ReferenceProtocol, document, str(path))
 
 
 def load_benchmark(name: str) -> BenchmarkSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 
 import pandas as pd
 
-from minoritybench.data.source import ImageSource, LoadedImage, SourceSpec, open_source
-from minoritybench.errors import BadInputError, CheckFailedError
-from minoritybench.records import KeepRule, ReferenceSet, load_reference_recipe
+from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
+from minoritybench.errors import BadInputError, CheckFailedError, MissingAssetError
+from minoritybench.records import KeepRule, ReferenceSet, load_protocol, load_reference_recipe
 from minoritybench.registry import entries, lookup
 from minoritybench.store import PLAN_FILE, digest_of, read_json
 
 RECIPE_FILE = "reference_set.json"
 MEMBERS_FILE = "members.csv"
+PROTOCOL_FILE = "recipe.toml"
 MEMBER_COLUMNS = ["rank", "id", "sha256", "score", "score_deflated"]
+_LOCAL = ("folder", "zip")
+_MOVED = "if they were moved, `minoritybench verify REFERENCE --root DIR` names the new place"
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,39 @@ class LoadedReference:
 
     def images(self) -> list[LoadedImage]:
         """The members' images, lowest score first, each checked against its digest."""
-        source = open_source(self.source_spec)
-        return [_checked(source, position, row) for position, row in self._positions(source)]
+        return list(self.each_image())
 
-    def _positions(self, source: ImageSource) -> list[tuple[int, Any]]:
+    def each_image(self) -> Iterator[LoadedImage]:
+        """What `images` returns, one at a time. Errors: all images gone exit 4, some gone or altered exit 1."""
+        source = self._source()
         where = {name: position for position, name in enumerate(source.ids)}
         missing = [name for name in self.members["id"] if name not in where]
         if missing:
-            raise BadInputError(
-                f"reference set {self.recipe.name!r}: {len(missing)} of its images are not in {self.source_spec.name},"
-                f" the first is {missing[0]}"
+            raise CheckFailedError(
+                f"reference set {self.recipe.name!r}: {len(missing)} of its {len(self.members)} images are not in"
+                f" {source.spec.root or source.spec.name}, the first is {missing[0]}; {_MOVED}"
             )
-        return [(where[str(row.id)], row) for row in self.members.itertuples()]
+        for row in self.members.itertuples():
+            yield _checked(source, where[str(row.id)], row)
+
+    def _source(self) -> ImageSource:
+        spec = self.source_spec
+        if spec.root is None and spec.name in _LOCAL:
+            raise MissingAssetError(
+                f"reference set {self.recipe.name!r} does not say where its images lie ({PLAN_FILE} is not beside it);"
+                f" {_MOVED}"
+            )
+        if spec.name in _LOCAL and not Path(str(spec.root)).exists():
+            raise MissingAssetError(
+                f"reference set {self.recipe.name!r}: its {len(self.members)} images are no longer in {spec.root};"
+                f" {_MOVED}"
+            )
+        return open_source(spec)
 
 
-def load_reference_set(name: str | Path) -> LoadedReference:
-    """A registered reference set, or a folder that `rank-dataset` wrote."""
+def load_reference_set(name: str | Path, root: str | Path | None = None) -> LoadedReference:
+    """A registered reference set, or a folder that `rank-dataset` wrote. `root`: where the images lie now, if not where
+    they were ranked. Errors: one that is only a recipe so far exits 4 with the command that builds it."""
     folder = Path(name)
     if str(name) in entries("reference-sets"):
         package, _, sub = lookup("reference-sets", str(name)).target.partition(":")
@@ -55,17 +76,49 @@ def load_reference_set(name: str | Path) -> LoadedReference:
         if "/" in str(name):
             raise BadInputError(f"no such folder: {name}; --reference takes a registered set or a rank-dataset output")
         lookup("reference-sets", str(name))  # raises with a suggestion
+    if not (folder / RECIPE_FILE).exists() and (folder / PROTOCOL_FILE).is_file():
+        unbuilt = load_protocol(folder / PROTOCOL_FILE)
+        raise MissingAssetError(
+            f"reference set {unbuilt.name!r}: {unbuilt.status}; build it with `{unbuilt.command}`, which leaves it in"
+            f" {Path(unbuilt.out).absolute()}, then name that folder in place of {unbuilt.name}"
+        )
     recipe = load_reference_recipe(folder / RECIPE_FILE)
+    _check_recipe(recipe, folder / RECIPE_FILE)
     members = _read_members(folder / MEMBERS_FILE)
     if index_digest(members) != recipe.sha256 or len(members) != recipe.n:
         raise CheckFailedError(
             f"{folder / MEMBERS_FILE} does not match the digest in {RECIPE_FILE}: it was edited or cut"
         )
-    root = None
-    if (folder / PLAN_FILE).is_file():  # a folder's path is local knowledge: in the plan, never in the recipe
-        root = read_json(folder / PLAN_FILE).get("dataset", {}).get("root")
+    where = _planned_root(folder / PLAN_FILE) if root is None else str(Path(root).absolute())
     made_from = recipe.dataset
-    return LoadedReference(recipe, members, SourceSpec(made_from["name"], root, made_from["split"], made_from["limit"]))
+    spec = SourceSpec(made_from["name"], where, made_from.get("split"), made_from.get("limit"))
+    return LoadedReference(recipe, members, spec)
+
+
+def _check_recipe(recipe: ReferenceSet, path: Path) -> None:
+    """Facts that every reader of a reference set takes for granted; a recipe edited by hand may lack them."""
+    needed = {
+        "dataset.name": (recipe.dataset.get("name"), str),
+        "dataset.n": (recipe.dataset.get("n"), int),
+        "dataset.split": (recipe.dataset.get("split"), str | None),
+        "dataset.limit": (recipe.dataset.get("limit"), int | None),
+        "encoder.name": (recipe.encoder.get("name"), str),
+    }
+    for field, (value, kind) in needed.items():
+        if not isinstance(value, kind):
+            raise BadInputError(f"{path}: {field} is absent or of the wrong kind; rank-dataset writes a whole file")
+
+
+def _planned_root(path: Path) -> str | None:
+    """Where the ranked images lay: a folder's path is local knowledge, in the plan, never in the recipe."""
+    if not path.is_file():
+        return None
+    plan = read_json(path)
+    dataset = plan.get("dataset") if isinstance(plan, dict) else None
+    root = dataset.get("root") if isinstance(dataset, dict) else ""
+    if root is not None and (not isinstance(root, str) or not root):
+        raise BadInputError(f"{path} is not a plan of rank-dataset; remove it and name the images with --root DIR")
+    return root
 
 
 def _read_members(path: Path) -> pd.DataFrame:
@@ -82,8 +135,24 @@ def _read_members(path: Path) -> pd.DataFrame:
         raise BadInputError(f"{path}: {error}") from error
 
 
+def csv_text(frame: pd.DataFrame) -> str:
+    """A table as CSV with a line feed after each row. A field with a comma, a quote or either line break in it is
+    quoted; pandas leaves a bare carriage return unquoted and reads it back as the end of the row."""
+
+    def row(fields: Iterable[Any]) -> str:
+        texts = ("" if pd.isna(field) else str(field) for field in fields)
+        return ",".join(
+            '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text for text in texts
+        )
+
+    return "".join(f"{row(fields)}\n" for fields in [list(frame.columns), *frame.to_numpy(dtype=object).tolist()])
+
+
 def _checked(source: ImageSource, position: int, row: Any) -> LoadedImage:
-    image = source.load(position)
+    try:
+        image = source.load(position)
+    except ImageDecodeError as error:
+        raise CheckFailedError(f"image {row.id} of the reference set can no longer be read: {error}") from error
     if image.sha256 != row.sha256:
         raise CheckFailedError(
             f"image {row.id} differs from the one in the reference set (sha256 {image.sha256[:12]}...)"

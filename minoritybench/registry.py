@@ -37,13 +37,14 @@ class Entry:
 
 _DATASETS = {
     "digits": Entry(f"{_THIS}.data.digits:DigitsSource", "1,797 real 8x8 handwritten digits, embedded"),
-    "celeba": Entry(f"{_THIS}.data.celeba:CelebaSource", "CelebA aligned faces, centre-cropped to 64 px"),
+    "celeba": Entry(f"{_THIS}.data.celeba:open_celeba", "CelebA aligned faces, centre-cropped to 64 px"),
     "imagenet": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "ImageNet-1k training split, 1,281,167 images"),
     "cifar10": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-10, 32x32, 10 classes"),
     "cifar100": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-100, 32x32, 100 classes"),
     "mnist": Entry(f"{_THIS}.data.packed:PackedSource", "MNIST, 28x28 handwritten digits"),
     "fashion-mnist": Entry(f"{_THIS}.data.packed:PackedSource", "Fashion-MNIST, 28x28"),
     "coco-captions": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "MS-COCO 2014 validation images"),
+    "hf:*": Entry(f"{_THIS}.data.hub:open_hub", "any image dataset on the hub: hf:OWNER/NAME[:CONFIG], parquet files"),
 }
 
 _ENCODERS = {
@@ -100,6 +101,13 @@ _BENCHMARKS = {
 _REFERENCE_SETS = {
     "digits": Entry(f"{_THIS}.reference_sets:digits", "lowest 25 % JEPA-SCORE (digits-jepa) of the training digits"),
 }
+
+for _dataset in ("celeba", "imagenet"):
+    for _encoder in ("dinov2-vits14-reg", "dinov2-vits14"):
+        _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
+            f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
+            f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
+        )
 
 _TABLES: dict[str, dict[str, Entry]] = {
     "datasets": _DATASETS,

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import compute_options, output_options, sampling_options
+from minoritybench.cli.options import command_line, compute_options, output_options, sampling_options
+
+_LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "force", "dry_run", "engine"})
 
 
 @click.command("evaluate", short_help="Sample with a method and measure it.")
@@ -52,11 +54,8 @@ def command(
     from minoritybench.store import pretty_json
 
     request = SampleRequest(method or "", settings=parse_settings(settings), workers=workers, **options)
-    job = prepare_job(
-        EvaluateRequest(
-            request, samples, reference, judges, out, workers, force, _repeatable(click.get_current_context())
-        )
-    )
+    said = command_line(click.get_current_context(), without=_LOCAL_FLAGS)
+    job = prepare_job(EvaluateRequest(request, samples, reference, judges, out, workers, force, said))
     if dry_run:
         facts = {"out": str(job.out), **{key: value for key, value in job.plan.items() if key != "format"}}
         click.echo(pretty_json(facts), nl=False)
@@ -69,25 +68,3 @@ def command(
     else:
         click.echo(metric_table(record))
         click.echo(f"written to {job.out}", err=True)
-
-
-_LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "force", "dry_run", "engine"})
-
-
-def _repeatable(ctx: click.Context) -> str:
-    """The command that makes this record again: the given flags, less those that only concern this machine."""
-    words = ["minoritybench", "evaluate"]
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE" or parameter.name in _LOCAL_FLAGS:
-            continue
-        value = ctx.params[parameter.name or ""]
-        flag = parameter.opts[0]
-        if isinstance(value, bool):
-            words.append(flag)
-            continue
-        for item in value if isinstance(value, tuple) else (value,):
-            words += [flag, str(item)]
-    import shlex
-
-    return shlex.join(words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -40,6 +41,23 @@ class Device(click.ParamType):  # type: ignore[type-arg]
             reason = str(error).splitlines()[0]
             self.fail(f"{value!r} cannot be used here: {reason}", param, ctx)
         return str(value)
+
+
+def command_line(ctx: click.Context, without: frozenset[str] = frozenset()) -> str:
+    """The command as it was given, to be run again: its arguments and given flags, less the parameters in `without`."""
+    words = ["minoritybench", str(ctx.command.name)]
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name in without:
+            continue
+        value, flag = ctx.params[name], parameter.opts[0]
+        if isinstance(value, bool):
+            words.append(flag)
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [str(item)] if isinstance(parameter, click.Argument) else [flag, str(item)]
+    return shlex.join(words)
 
 
 def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

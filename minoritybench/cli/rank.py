@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import compute_options, output_options
+from minoritybench.cli.options import command_line, compute_options, output_options
+from minoritybench.errors import MissingAssetError
 
 _FAILED_ITEMS = 5
 
@@ -33,14 +34,15 @@ _FAILED_ITEMS = 5
 @click.option(
     "--shard-size", type=click.IntRange(min=1), default=256, show_default=True, help="Images a unit of resumable work."
 )
-@click.option("--download", is_flag=True, help="Fetch an absent dataset, where that is possible: none yet.")
+@click.option("--download", is_flag=True, help="Fetch the dataset if it is absent. Without this nothing is downloaded.")
 @compute_options
 @output_options
 def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: bool, **options: Any) -> None:
     """Score every image of DATASET by JEPA-SCORE and keep the lowest as a world-minority reference set.
 
-    DATASET is a registered name or a folder of images. Leaves scores.parquet, reference_set.json, members.csv,
-    failures.csv and gallery.html in --out. The same command resumes a stopped run and never repeats a finished one.
+    DATASET is a registered name, hf:OWNER/NAME[:CONFIG], a folder of images or a zip of them. Leaves scores.parquet,
+    reference_set.json, members.csv, failures.csv and gallery.html in --out. The same command resumes a stopped run and
+    never repeats a finished one.
 
     \b
     Example: minoritybench rank-dataset digits --keep 10%
@@ -48,7 +50,15 @@ def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: b
     from minoritybench.rank import run_job
     from minoritybench.rank_job import RankRequest, prepare_job
 
-    job = prepare_job(RankRequest(**options))
+    if download and not dry_run:
+        from minoritybench.data.download import fetch
+
+        fetch(options["dataset"], options["root"])
+    try:
+        job = prepare_job(RankRequest(**options))
+    except MissingAssetError as error:
+        again = command_line(click.get_current_context(), without=frozenset({"dry_run"}))
+        raise MissingAssetError(f"{error}; then run: {again}") from error
     if dry_run:
         facts = {
             "dataset": options["dataset"],

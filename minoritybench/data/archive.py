@@ -24,7 +24,10 @@ class ZipSource:
         if spec.root is None or not zipfile.is_zipfile(spec.root):
             raise BadInputError(f"{spec.root} is not a zip archive")
         self.spec = spec
-        self._archive = zipfile.ZipFile(spec.root)
+        try:
+            self._archive = zipfile.ZipFile(spec.root)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            raise BadInputError(f"{spec.root} cannot be read as a zip archive: {error}") from error
         self._lock = threading.Lock()
         if not self.ids:
             raise BadInputError(f"no images in {spec.root}: members ending in {', '.join(sorted(SUFFIXES))} are read")
@@ -47,8 +50,11 @@ class ZipSource:
                 raise ImageDecodeError(f"larger than {MAX_IMAGE_BYTES >> 20} MiB unpacked")
             with self._lock:
                 data = self._archive.read(name)
-        except (zipfile.BadZipFile, RuntimeError, OSError, NotImplementedError) as error:
-            raise ImageDecodeError(f"cannot be read from the archive: {error}") from error
+        except (ImageDecodeError, MemoryError):
+            raise
+        except Exception as error:  # encrypted, cut or altered members: RuntimeError, zlib.error, EOFError, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ImageDecodeError(f"cannot be read from the archive: {reason}") from error
         pixels, conversion = decode_rgb(data)
         return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from minoritybench.data.catalogue import require
-from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb
+from minoritybench.data.catalogue import mirror_folder, mirror_repo, require
+from minoritybench.data.folder import read_image_file
+from minoritybench.data.hub import HubSource
+from minoritybench.data.source import LoadedImage, SourceSpec, decode_rgb
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 SIZE = 64
 IMAGES, PARTITION = "celeba/img_align_celeba", "celeba/list_eval_partition.txt"
+
+
+def open_celeba(spec: SourceSpec) -> CelebaSource | CelebaMirror:
+    """The original files where they are, else the hub's copy of them."""
+    mirror = mirror_folder("celeba", spec.root)
+    return CelebaSource(spec) if mirror is None else CelebaMirror(spec, mirror, mirror_repo("celeba"))
 
 
 class CelebaSource:
@@ -45,11 +54,7 @@ class CelebaSource:
 
     def load(self, index: int) -> LoadedImage:
         """One face, 64 x 64."""
-        path = self.root / IMAGES / self.ids[index]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageDecodeError(f"cannot be read: {error.strerror}") from error
+        data = read_image_file(self.root / IMAGES / self.ids[index])
         pixels, conversion = decode_rgb(data)
         return LoadedImage(centre_crop(pixels, SIZE), sha256_bytes(data), len(data), conversion)
 
@@ -58,6 +63,16 @@ class CelebaSource:
         partition = self.root / PARTITION
         stat = partition.stat()
         return digest_of([stat.st_size, stat.st_mtime_ns, len(self.ids)])
+
+
+class CelebaMirror(HubSource):
+    """The hub's copy: ids are `<split>/<row>` and digests those of its re-encoded images, so its reference sets are not
+    those of the original files. Cropped like them."""
+
+    def load(self, index: int) -> LoadedImage:
+        """One face, 64 x 64."""
+        image = super().load(index)
+        return replace(image, pixels=centre_crop(image.pixels, SIZE))
 
 
 def centre_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import logging
+import os
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb
+from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb, escaped, is_utf8
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
+_log = logging.getLogger(__name__)
+
 
 class FolderSource:
-    """Every file below `spec.root` with an image suffix; the id is its path from there, with forward slashes."""
+    """Every file below `spec.root` with an image suffix; the id is its path from there, with forward slashes.
+
+    Links to files and folders are followed, a folder that contains itself is entered once on the way down. A listed
+    name that is no regular file (a pipe, a broken link) or no UTF-8 text fails as that image; the id of the latter
+    shows its bytes as `\\xNN`.
+    """
 
     def __init__(self, spec: SourceSpec) -> None:
         if spec.root is None:
@@ -23,30 +32,87 @@ class FolderSource:
         self.root = Path(spec.root)
         if not self.root.is_dir():
             raise BadInputError(f"no such folder: {self.root}")
+        names = _unique_ids(sorted(_image_names(self.root)))
+        self._ids = sorted(names)[: spec.limit]
+        self._names = [names[id_] for id_ in self._ids]
         if not self.ids:
             raise BadInputError(f"no images in {self.root}: files ending in {', '.join(sorted(SUFFIXES))} are read")
 
-    @cached_property
+    @property
     def ids(self) -> Sequence[str]:
         """Relative paths in code-point order; hidden files and folders are skipped."""
-        found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)
-        names = sorted(p.as_posix() for p in found if not any(part.startswith(".") for part in p.parts))
-        return names[: self.spec.limit]
+        return self._ids
 
     def load(self, index: int) -> LoadedImage:
         """Read and decode one file."""
-        path = self.root / self.ids[index]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ImageDecodeError(f"cannot be read: {error.strerror}") from error
+        if not is_utf8(self._names[index]):
+            raise ImageDecodeError("its file name is not UTF-8 text; rename it")
+        data = read_image_file(self.root / self._names[index])
         pixels, conversion = decode_rgb(data)
         return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
 
     def fingerprint(self) -> str:
-        """Digest of names, sizes and modification times."""
+        """Digest of names, sizes and modification times, of the files that links lead to."""
         listing = []
-        for name in self.ids:
-            stat = (self.root / name).lstat()
-            listing.append([name, stat.st_size, stat.st_mtime_ns])
+        for id_, name in zip(self._ids, self._names, strict=True):
+            try:
+                facts = (self.root / name).stat()
+            except OSError:  # a broken link, or the file is gone since it was listed
+                facts = (self.root / name).lstat()
+            listing.append([id_, facts.st_size, facts.st_mtime_ns])
         return digest_of(listing)
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of a regular file. Anything else, such as a pipe, is an `ImageDecodeError`: it is never waited for."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+            if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                raise ImageDecodeError("not a regular file")
+            return handle.read()
+    except OSError as error:
+        raise ImageDecodeError(f"cannot be read: {error.strerror}") from error
+
+
+def _image_names(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
+    """Names below a folder, relative to where the search began; `above` are the folders on the way down, by device and
+    inode, none of which is entered again."""
+    try:
+        here = folder.stat()
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        _log.warning("%s is left out: %s", escaped(str(folder)), error.strerror)
+        return
+    inside = (*above, (here.st_dev, here.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        there = _folder_identity(entry)
+        if there is not None:
+            if there not in inside:
+                yield from _image_names(folder / entry.name, f"{prefix}{entry.name}/", inside)
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield prefix + entry.name
+
+
+def _folder_identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    """Device and inode of a folder or of one that a link leads to; None for anything else, broken links among them."""
+    try:
+        if not entry.is_dir():  # known from the listing: a million files need no call each
+            return None
+        facts = entry.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def _unique_ids(names: list[str]) -> dict[str, str]:
+    """Id to name: the name itself where it is text, else its escaped form, told apart from a file really called so."""
+    found = {name: name for name in names if is_utf8(name)}
+    for name in names:
+        if not is_utf8(name):
+            id_ = escaped(name)
+            while id_ in found:
+                id_ += "~"
+            found[id_] = name
+    return found

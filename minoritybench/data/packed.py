@@ -67,7 +67,8 @@ def _read(dataset: str, root: str, train: bool, name: str) -> tuple[NDArray[np.u
 
     try:
         opened: Any = getattr(datasets, dataset)(root, train=train, download=False)
-    except RuntimeError as error:
-        raise BadInputError(f"{name} in {root} is incomplete or altered: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # cut files fail in torchvision's parsers in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInputError(f"{name} in {root} is incomplete or altered: {reason}") from error
     images = np.asarray(opened.data, dtype=np.uint8)
     return images, [int(label) for label in opened.targets]

@@ -37,7 +37,7 @@ def test_sixteen_bits_are_scaled_not_cut() -> None:
     values = np.array([[0, 32768, 65535]], dtype=np.uint16)
     pixels, said = decode_rgb(encoded(Image.fromarray(values)))
     assert pixels[0, :, 0].tolist() == [0, 128, 255]
-    assert said == "I;16 -> RGB"
+    assert said == "I;16 from 0..65535 -> RGB"
 
 
 def test_transparency_is_laid_on_white() -> None:
