@@ -16,6 +16,7 @@ from minoritybench.data.folder import FolderSource
 from minoritybench.data.source import ImageDecodeError, SourceSpec
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import encoder_facts
+from minoritybench.engine import check_engine
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.features import load_extractor
@@ -125,6 +126,7 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
 def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     """Check a request, load what it names and fix its plan."""
+    check_engine(request.sample.engine, request.sample.device)
     benchmark = load_benchmark(request.sample.benchmark)
     facts = _sample_facts(request)
     n = facts["n"] if request.samples is None else facts["samples"]["n"]
@@ -255,8 +257,10 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
         plan,
         plan.shards,
         Receipts(job.out, STAGE, FACTS),
-        workers=job.request.workers,
         label="measuring",
+        workers=job.request.workers,
+        engine=job.request.sample.engine,
+        device=job.request.sample.device,
     )
     return load_measurements(plan), [fact["tool"] for fact in facts]
 

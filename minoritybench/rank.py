@@ -15,7 +15,7 @@ import minoritybench
 from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import MinorityBenchError
-from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, prepare_job, resumed
+from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
 from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
@@ -73,9 +73,7 @@ def run_job(job: RankJob) -> RankOutcome:
         job = resumed(job)
         open_output(job.out, job.plan, force=job.request.force)
         receipts = Receipts(job.out, STAGE, FACTS)
-        facts = run_stage(
-            score_shard, _worker_plan(job), job.shards, receipts, workers=job.request.workers, label="scoring"
-        )
+        facts = run_stage(score_shard, _worker_plan(job), job.shards, receipts, label="scoring", **crew(job.request))
         return _finish(job, facts)
 
 

@@ -11,6 +11,7 @@ import torch
 from minoritybench.data.source import ImageSource, SourceSpec, open_source, spec_from_argument
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, encoder_facts, name_of
+from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError, both_or_absent
 from minoritybench.records import ReferenceSet, load_benchmark
 from minoritybench.references import parse_keep
@@ -46,6 +47,7 @@ class RankRequest:
     device: str = "cpu"
     dtype: str = "float32"
     workers: int = 1
+    engine: str = "local"
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -99,8 +101,14 @@ class RankJob:
         return self.request.estimator == "exact"
 
 
+def crew(request: RankRequest) -> dict[str, Any]:
+    """Who runs the shards, as keywords of `run_stage`."""
+    return {"workers": request.workers, "engine": request.engine, "device": request.device}
+
+
 def prepare_job(request: RankRequest) -> RankJob:
     """Check a request, open what it names and fix its plan; nothing is computed or written."""
+    check_engine(request.engine, request.device)
     spec = spec_from_argument(request.dataset, request.root, request.split, request.limit)
     name = request.encoder or _benchmark_default(spec, "guide", _default_encoder(spec))
     source, encoder = both_or_absent(

@@ -19,6 +19,7 @@ from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder
+from minoritybench.engine import check_engine
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.methods import ConfiguredMethod, configure
@@ -63,6 +64,7 @@ class SampleRequest:
     device: str = "cpu"
     dtype: str = "float32"
     workers: int = 1
+    engine: str = "local"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
@@ -167,6 +169,7 @@ def open_sampler(request: SampleRequest) -> Sampler:
     benchmark = load_benchmark(request.benchmark)
     if request.dtype != "float32":
         raise BadInputError(f"--dtype {request.dtype}: {benchmark.generator} runs in float32 only")
+    check_engine(request.engine, request.device)
     method = configure(request.method, dict(request.settings), benchmark)
     model: DiffusionModel = resolve("generators", benchmark.generator)(benchmark.generator, device=request.device)
     if request.class_conditional and model.num_classes is None:
@@ -180,7 +183,17 @@ def open_sampler(request: SampleRequest) -> Sampler:
 def draw(plan: SamplePlan) -> SampleOutcome:
     """Draw the shards that are not done yet and write the manifest. The caller holds the folder's lock."""
     receipts = Receipts(Path(plan.out), STAGE, FACTS)
-    facts = run_stage(sample_shard, plan, plan.shards, receipts, workers=plan.request.workers, label="sampling")
+    request = plan.request
+    facts = run_stage(
+        sample_shard,
+        plan,
+        plan.shards,
+        receipts,
+        label="sampling",
+        workers=request.workers,
+        engine=request.engine,
+        device=request.device,
+    )
     rows = [row for fact in facts for row in fact["rows"]]
     write_text(Path(plan.out) / SAMPLES_FILE, json.dumps(rows, indent=1) + "\n")
     tools = {json.dumps(fact["tool"], sort_keys=True): fact["tool"] for fact in facts}

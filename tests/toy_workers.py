@@ -9,7 +9,7 @@ from pathlib import Path
 from minoritybench.errors import BadInputError
 
 
-def touch(folder: str, shard: int) -> None:
+def touch(folder: str, shard: int | str) -> None:
     with (Path(folder) / str(shard)).open("x"):
         pass
 
@@ -23,3 +23,16 @@ def fail_on_three(folder: str, shard: int) -> None:
 def die_on_one(folder: str, shard: int) -> None:
     if shard == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once_on_one(folder: str, shard: int) -> None:
+    if shard == 1 and not (Path(folder) / "died").exists():
+        touch(folder, "died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    touch(folder, shard)
+
+
+def count_threads(folder: str, shard: int) -> None:
+    import torch
+
+    (Path(folder) / str(shard)).write_text(str(torch.get_num_threads()))

@@ -36,7 +36,6 @@ def command(
     out: Path | None,
     settings: tuple[str, ...],
     workers: int,
-    engine: str,
     dry_run: bool,
     force: bool,
     as_json: bool,

@@ -86,10 +86,18 @@ compute_options = _stacked(
         help="Precision of the networks.",
     ),
     click.option(
-        "--engine", type=click.Choice(["local"]), default="local", show_default=True, help="What runs the shards."
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="What runs the shards.",
     ),
     click.option(
-        "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes; never changes a result."
+        "--workers",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Processes, or Ray actors; never changes a result.",
     ),
 )
 

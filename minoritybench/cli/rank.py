@@ -37,7 +37,7 @@ _FAILED_ITEMS = 5
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is absent. Without this nothing is downloaded.")
 @compute_options
 @output_options
-def command(dry_run: bool, as_json: bool, engine: str, rank_by: str, download: bool, **options: Any) -> None:
+def command(dry_run: bool, as_json: bool, rank_by: str, download: bool, **options: Any) -> None:
     """Score every image of DATASET by JEPA-SCORE and keep the lowest as a world-minority reference set.
 
     DATASET is a registered name, hf:OWNER/NAME[:CONFIG], a folder of images or a zip of them. Leaves scores.parquet,

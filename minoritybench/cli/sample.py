@@ -22,7 +22,6 @@ def command(
     method: str,
     out: Path,
     settings: tuple[str, ...],
-    engine: str,
     dry_run: bool,
     force: bool,
     as_json: bool,

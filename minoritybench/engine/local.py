@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.errors import MinorityBenchError
 
 Plan = TypeVar("Plan")
 
@@ -31,8 +31,6 @@ def run_shards(
     With more than one worker, `worker` must be importable and `plan` picklable; processes are spawned, one shard at a
     time each. An exception in a shard stops the run; shards already done stay done.
     """
-    if workers < 1:
-        raise BadInputError(f"--workers must be at least 1, not {workers}")
     if workers == 1 or len(shards) <= 1:
         for shard in shards:
             worker(plan, shard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from minoritybench.engine.local import run_shards
+from minoritybench.engine import run_shards
 from minoritybench.errors import MinorityBenchError
 from minoritybench.progress import say_resumed, track
 from minoritybench.store import Receipts
@@ -20,13 +20,22 @@ class UnfinishedError(MinorityBenchError):
 
 
 def run_stage(
-    worker: Callable[[Plan, int], None], plan: Plan, shards: int, receipts: Receipts, *, workers: int, label: str
+    worker: Callable[[Plan, int], None],
+    plan: Plan,
+    shards: int,
+    receipts: Receipts,
+    *,
+    label: str,
+    workers: int = 1,
+    engine: str = "local",
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Do what is left of shards `0 .. shards - 1` and return the facts of all, in order. The caller holds the lock."""
     pending = [shard for shard in range(shards) if receipts.read(shard) is None]
     done = shards - len(pending)
     say_resumed(done, shards)
-    for _ in track(run_shards(worker, plan, pending, workers), total=shards, done=done, label=label):
+    running = run_shards(worker, plan, pending, workers, engine, device)
+    for _ in track(running, total=shards, done=done, label=label):
         pass
     facts = [fact for shard in range(shards) if (fact := receipts.read(shard)) is not None]
     if len(facts) != shards:
