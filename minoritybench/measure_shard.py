@@ -19,7 +19,7 @@ from minoritybench.microbatch import torch_threads
 from minoritybench.provenance import tool_record
 from minoritybench.rank_shard import as_unit_tensor, prepare_images
 from minoritybench.registry import user_code
-from minoritybench.scoring import exact_scores
+from minoritybench.scoring import Backoff, exact_scores
 from minoritybench.store import Receipts, atomic_path, sha256_bytes
 
 STAGE = "measure"
@@ -67,9 +67,9 @@ def measure_shard(plan: MeasurePlan, shard: int) -> None:
     arrays: dict[str, NDArray[np.generic]] = {
         feature_key(extractor.name): extractor_features(extractor, images) for extractor in extractors
     }
-    for name, encoder in zip(plan.encoders, encoders, strict=True):
+    for name, (encoder, backoff) in zip(plan.encoders, encoders, strict=True):
         with user_code(name), torch_threads(plan.threads):
-            scores = exact_scores(encoder, prepare_images(encoder, images))
+            scores = exact_scores(encoder, prepare_images(encoder, images), backoff=backoff)
         arrays[score_key(name, "reference")] = scores.reference.numpy()
         arrays[score_key(name, "deflated")] = scores.deflated.numpy()
     file = measure_file(Path(plan.out), shard)
@@ -105,5 +105,7 @@ def _load(path: Path) -> LoadedImage:
 @lru_cache(maxsize=1)
 def _opened(
     encoders: tuple[str, ...], extractors: tuple[str, ...], device: str, token: str
-) -> tuple[list[Encoder], list[Extractor]]:
-    return [load_encoder(name, device=device) for name in encoders], [load_extractor(name) for name in extractors]
+) -> tuple[list[tuple[Encoder, Backoff]], list[Extractor]]:
+    """Encoders, each with what fits in memory of it, and extractors; opened once a process."""
+    opened = [load_encoder(name, device=device) for name in encoders]
+    return [(encoder, Backoff(encoder, device)) for encoder in opened], [load_extractor(name) for name in extractors]

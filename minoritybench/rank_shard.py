@@ -20,7 +20,7 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, micro_batch_of, threads_of
 from minoritybench.microbatch import torch_threads
 from minoritybench.registry import user_code
-from minoritybench.scoring import Rsvd, exact_scores, rsvd_scores
+from minoritybench.scoring import Backoff, Rsvd, exact_scores, rsvd_scores
 from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import Receipts, atomic_path
 
@@ -143,7 +143,7 @@ def _scored(
     if plan.rsvd is not None:
         values = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=indices).tolist()
         return [{"score": None, "score_deflated": None, "rank_deficit": None, "proxy": value} for value in values]
-    scores = exact_scores(encoder, prepared)
+    scores = exact_scores(encoder, prepared, backoff=_backoff(plan))
     moments.add(scores.sigma)
     columns = zip(scores.reference.tolist(), scores.deflated.tolist(), scores.rank_deficit.tolist(), strict=True)
     return [{"score": r, "score_deflated": d, "rank_deficit": k, "proxy": None} for r, d, k in columns]
@@ -200,6 +200,12 @@ def _opened(spec: SourceSpec, token: str) -> ImageSource:
 @lru_cache(maxsize=1)
 def _loaded(plan: RankPlan) -> Encoder:
     return load_encoder(plan.encoder, weights=plan.weights, device=plan.device, dtype=plan.dtype)
+
+
+@lru_cache(maxsize=1)
+def _backoff(plan: RankPlan) -> Backoff:
+    """What fits in memory, found out once a process."""
+    return Backoff(_loaded(plan), plan.device)
 
 
 def images_a_batch(encoder: Encoder, requested: int | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,11 +14,12 @@ from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, thr
 from minoritybench.errors import BadInputError
 from minoritybench.microbatch import pad_rows, torch_threads
 from minoritybench.rng import ImageStreams
+from minoritybench.scoring.backoff import Backoff, Portion
 from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
-from minoritybench.scoring.spectrum import Scores, log_sum, scores_from_jacobian
+from minoritybench.scoring.spectrum import Scores, joined, log_sum, scores_from_jacobian
 
-__all__ = ["ESTIMATORS", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
+__all__ = ["ESTIMATORS", "Backoff", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
 ESTIMATORS = ("exact", "rsvd")
 
@@ -72,24 +74,34 @@ def _check_images(images: Tensor) -> None:
         _log.warning("images lie outside [0, 1], where encoders expect them: scores may mean nothing")
 
 
-def exact_scores(encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK) -> Scores:
-    """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
+def exact_scores(
+    encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK, backoff: Backoff | None = None
+) -> Scores:
+    """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches.
+
+    Where memory runs out, it goes on with less at a time (`backoff`, a new one by default), to equal results.
+    """
     size = micro_batch_of(encoder)
-    parts: list[Scores] = []
+    if backoff is None:
+        backoff = Backoff(encoder, prepared.device, rows_per_chunk)
     with torch_threads(threads_of(encoder)):
-        for start in range(0, prepared.shape[0], size):
-            block = prepared[start : start + size]
-            graph = JacobianGraph(encoder, pad_rows(block, size))
-            real = block.shape[0]  # the padding needs no linear algebra
-            nulls = null_basis(encoder, graph.z)
-            scores = scores_from_jacobian(graph.rows(rows_per_chunk)[:real], None if nulls is None else nulls[:real])
-            parts.append(scores)
-    return Scores(
-        reference=torch.cat([s.reference for s in parts]),
-        deflated=torch.cat([s.deflated for s in parts]),
-        rank_deficit=torch.cat([s.rank_deficit for s in parts]),
-        sigma=torch.cat([s.sigma for s in parts]),
-    )
+        blocks = [prepared[start : start + size] for start in range(0, prepared.shape[0], size)]
+        return joined([backoff.run(partial(_block_scores, encoder, block)) for block in blocks])
+
+
+def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
+    """Scores of at most a micro-batch, holding no more than `portion` at once."""
+    parts: list[Scores] = []
+    for start in range(0, block.shape[0], portion.graph):
+        rows = block[start : start + portion.graph]
+        graph = JacobianGraph(encoder, pad_rows(rows, portion.graph))
+        nulls = null_basis(encoder, graph.z)
+        real = rows.shape[0]  # the padding needs no linear algebra
+        for first in range(0, real, portion.images):
+            images = slice(first, min(first + portion.images, real))
+            jacobian = graph.rows(portion.rows, images)
+            parts.append(scores_from_jacobian(jacobian, None if nulls is None else nulls[images]))
+    return joined(parts)
 
 
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:

@@ -71,7 +71,12 @@ class JacobianGraph:
         ]
         return torch.cat(parts).transpose(0, 1)
 
-    def rows(self, chunk: int = ROWS_PER_CHUNK) -> Tensor:
-        """The whole Jacobian `(B, d, n)`."""
+    def rows(self, chunk: int = ROWS_PER_CHUNK, images: slice = slice(None)) -> Tensor:
+        """The whole Jacobian `(B, d, n)`, or that of some images; all of them are pushed back either way."""
         identity = torch.eye(self.dim, dtype=self._z.dtype, device=self._z.device)
-        return self.vjp(identity.expand(self.batch, -1, -1), chunk)
+        kept = len(range(*images.indices(self.batch)))
+        rows = torch.empty(self.dim, kept, self.inputs, dtype=self._z.dtype, device=self._z.device)
+        for i in range(0, self.dim, chunk):
+            cotangents = identity[i : i + chunk].expand(self.batch, -1, -1)
+            rows[i : i + chunk] = self.vjp(cotangents, chunk).transpose(0, 1)[:, images]
+        return rows.transpose(0, 1)

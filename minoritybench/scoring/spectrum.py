@@ -6,6 +6,7 @@ head's structural null directions, which carry rounding noise instead of density
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,16 @@ class Scores:
     deflated: Tensor
     rank_deficit: Tensor
     sigma: Tensor
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of several groups of images as one."""
+    return Scores(
+        reference=torch.cat([part.reference for part in parts]),
+        deflated=torch.cat([part.deflated for part in parts]),
+        rank_deficit=torch.cat([part.rank_deficit for part in parts]),
+        sigma=torch.cat([part.sigma for part in parts]),
+    )
 
 
 def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
