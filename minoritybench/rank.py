@@ -73,11 +73,12 @@ def run_job(job: RankJob) -> RankOutcome:
         job = resumed(job)
         open_output(job.out, job.plan, force=job.request.force)
         receipts = Receipts(job.out, STAGE, FACTS)
-        facts = run_stage(score_shard, _worker_plan(job), job.shards, receipts, label="scoring", **crew(job.request))
+        facts = run_stage(score_shard, worker_plan(job), job.shards, receipts, label="scoring", **crew(job.request))
         return _finish(job, facts)
 
 
-def _worker_plan(job: RankJob) -> RankPlan:
+def worker_plan(job: RankJob) -> RankPlan:
+    """What workers are told of a job."""
     return RankPlan(
         out=str(job.out),
         token=digest_of(job.plan),

@@ -25,6 +25,7 @@ from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import Receipts, atomic_path
 
 STAGE = "score"
+_QUICK_SECONDS = 5.0
 FACTS = frozenset({"images", "rows", "failures", "spectrum", "seconds"})
 
 SHARD_SCHEMA = pa.schema(
@@ -86,6 +87,36 @@ def score_shard(plan: RankPlan, shard: int) -> None:
         "seconds": perf_counter() - started,
     }
     Receipts(Path(plan.out), STAGE).write(shard, [file], facts)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One micro-batch scored to see what it takes: images in it, seconds for it (None where no image could be read)
+    and bytes a row."""
+
+    images: int
+    seconds: float | None
+    row_bytes: float
+
+
+def score_first(plan: RankPlan) -> Trial:
+    """Score the first micro-batch of the source and write nothing.
+
+    A quick one is scored twice and the second time counts, for the first pass of a process also sets torch up.
+    """
+    source, encoder = _opened(plan.source, plan.token), _loaded(plan)
+    indices = range(min(micro_batch_of(encoder), len(source.ids)))
+    seconds, rows = 0.0, []
+    for _ in range(2):
+        started, rows = perf_counter(), []
+        with torch_threads(plan.threads):
+            _score_batch(plan, source, encoder, indices, rows, [], SpectrumMoments())
+        seconds = perf_counter() - started
+        if seconds > _QUICK_SECONDS:
+            break
+    if not rows:
+        return Trial(0, None, 0.0)
+    return Trial(len(rows), seconds, pa.Table.from_pylist(rows, schema=SHARD_SCHEMA).nbytes / len(rows))
 
 
 def shard_file(out: Path, shard: int) -> Path:

@@ -60,14 +60,7 @@ def command(dry_run: bool, as_json: bool, rank_by: str, download: bool, **option
         again = command_line(click.get_current_context(), without=frozenset({"dry_run"}))
         raise MissingAssetError(f"{error}; then run: {again}") from error
     if dry_run:
-        facts = {
-            "dataset": options["dataset"],
-            "images": job.images,
-            "shards": job.shards,
-            "out": str(job.out),
-            "encoder": job.encoder_name,
-        }
-        _print(facts if as_json else "\n".join(f"{key}: {value}" for key, value in facts.items()), as_json)
+        _print(_forecast(job) if as_json else _forecast_text(_forecast(job)), as_json)
         return
     outcome = run_job(job)
     for warning in outcome.warnings:
@@ -83,6 +76,28 @@ def command(dry_run: bool, as_json: bool, rank_by: str, download: bool, **option
         for failure in outcome.failures[:5]:
             click.echo(f"  {failure['id']}: {failure['error']}", err=True)
         raise SystemExit(_FAILED_ITEMS)
+
+
+def _forecast(job: Any) -> dict[str, Any]:
+    from minoritybench.rank_estimate import estimate
+
+    return {
+        "dataset": job.request.dataset,
+        "images": job.images,
+        "shards": job.shards,
+        "out": str(job.out),
+        "encoder": job.encoder_name,
+        **estimate(job),
+    }
+
+
+def _forecast_text(facts: dict[str, Any]) -> str:
+    trial, seconds = facts.pop("calibration"), facts.pop("estimated_seconds")
+    took = "unknown: none of the first images could be read"
+    if seconds is not None:
+        took = f"about {seconds:.0f} s, an estimate from {trial['images']} images scored in {trial['seconds']:.2f} s"
+    facts |= {"time": took, "disk": f"about {facts.pop('estimated_bytes') / 1e6:.1f} MB, an estimate"}
+    return "\n".join(f"{key}: {value}" for key, value in facts.items())
 
 
 def _summary(outcome: Any) -> str:

@@ -12,7 +12,7 @@ from minoritybench.data.source import ImageSource
 from minoritybench.records import ReferenceSet
 from minoritybench.report.charts import band_svg, histogram_svg
 from minoritybench.report.pages import render
-from minoritybench.report.pictures import data_uri, enlarged, thumbnail
+from minoritybench.report.pictures import Pixels, data_uri, enlarged, thumbnail
 
 SHOWN = 60
 TILE = 64
@@ -57,6 +57,11 @@ def gallery_html(
     )
 
 
+def tile_uri(pixels: Pixels) -> str:
+    """An image as a tile of a page: a `data:` URI, small ones enlarged."""
+    return data_uri(enlarged(thumbnail(pixels, TILE), TILE))
+
+
 def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame, members: set[str]) -> list[dict[str, Any]]:
     return [
         {
@@ -64,7 +69,7 @@ def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame, membe
             "rank": row.rank,
             "score": row.value,
             "member": row.id in members,
-            "uri": data_uri(enlarged(thumbnail(source.load(where[str(row.id)]).pixels, TILE), TILE)),
+            "uri": tile_uri(source.load(where[str(row.id)]).pixels),
         }
         for row in rows.itertuples()
     ]
