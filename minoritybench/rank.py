@@ -15,6 +15,7 @@ import minoritybench
 from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import MinorityBenchError
+from minoritybench.rank_features import RARITY, density_agreement, load_features
 from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
@@ -88,6 +89,7 @@ def worker_plan(job: RankJob) -> RankPlan:
         device=job.request.device,
         dtype=job.request.dtype,
         threads=int(job.plan["encoder"]["threads"]),
+        rank_by=job.request.rank_by,
         rsvd=Rsvd() if job.request.estimator == "rsvd" else None,
         shard_size=int(job.plan["shard_size"]),
         batch_images=images_a_batch(job.encoder, job.request.batch_size),
@@ -103,7 +105,7 @@ def _finish(job: RankJob, facts: list[dict[str, Any]]) -> RankOutcome:
             f"none of the {job.images} images could be scored, see {job.out / FAILURES_FILE};"
             f" the first: {failures[0]['id']}: {failures[0]['error']}"
         )
-    table = _ranked(table, "score_deflated" if job.exact else "proxy")
+    table = _ranked(_with_value(job, table))
     members, keep = select_members(table, job.keep, job.request.per_class)
     recipe = _recipe(job, table, members, keep, len(failures))
     warnings = _warnings(job, table, recipe)
@@ -118,10 +120,18 @@ def _finish(job: RankJob, facts: list[dict[str, Any]]) -> RankOutcome:
     return RankOutcome(job.out, recipe, failures, cost, warnings)
 
 
-def _ranked(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Rows by id with `value`, the column ranked by, and `rank`, 1 for its lowest, ties by id, null where it is."""
+def _with_value(job: RankJob, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by id with `value`, what is ranked by, low is rare: the deflated score, a proxy of it, or the negative of
+    how far off its neighbours an image lies, which itself is the proxy."""
     table = table.sort_values("id", kind="stable", ignore_index=True)
-    table["value"] = table[by]
+    if job.request.rank_by in RARITY:
+        table["proxy"] = RARITY[job.request.rank_by](load_features(job.out, job.shards, table["id"]))
+        return table.assign(value=-table["proxy"])
+    return table.assign(value=table["score_deflated" if job.exact else "proxy"])
+
+
+def _ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """`rank` 1 for the lowest `value`, ties by id, null where it is."""
     order = table.dropna(subset=["value"]).sort_values(["value", "id"], kind="stable").index
     table["rank"] = pd.array([pd.NA] * len(table), dtype="Int64")
     table.loc[order, "rank"] = np.arange(1, len(order) + 1)
@@ -130,12 +140,12 @@ def _ranked(table: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: KeepRule, failures: int) -> ReferenceSet:
     spec = job.source.spec
-    scores = table["value"].dropna()
+    scores = table["proxy" if job.request.rank_by in RARITY else "value"].dropna()
     return ReferenceSet(
         name=spec.name if spec.name != "folder" else f"folder-{index_digest(members)[:8]}",
         sha256=index_digest(members),
         n=len(members),
-        rank_by="jepa",
+        rank_by=job.request.rank_by,
         keep=keep,
         threshold=float(members["score_deflated"].max()) if job.exact else None,
         dataset={
@@ -154,6 +164,7 @@ def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: Keep
             "max": float(scores.max()),
             "rank_deficit_share": float((table["rank_deficit"] > 0).mean()) if job.exact else None,
             "confounders": confounder_correlations(table),
+            **({} if job.request.rank_by in RARITY else density_agreement(job.out, job.shards, table)),
         },
         conversions=dict(sorted(Counter(table["conversion"].dropna()).items())),
         failures=failures,
@@ -180,7 +191,13 @@ def _warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[s
         for name, rho in recipe.statistics["confounders"].items()
         if rho is not None and abs(rho) > 0.5
     ]
-    if not job.exact:
+    rho = recipe.statistics.get("knn_spearman")
+    if rho is not None and rho <= 0:
+        warnings.append(
+            f"low scores do not lie where {recipe.encoder['name']}'s own features are sparse (Spearman with kNN density"
+            f" {rho:+.2f}): with this encoder a low score may not mean rare"
+        )
+    if job.request.estimator == "rsvd":
         warnings.append(
             "approximate: ranked by the top-k sum of a randomised SVD (column proxy), another quantity than JEPA-SCORE"
         )
@@ -235,6 +252,8 @@ def _row_fraction(job: RankJob) -> float | None:
     """Jacobian products spent, as a share of the rows of every full Jacobian; None where the encoder states no dim."""
     if job.exact:
         return 1.0
+    if job.request.rank_by in RARITY:
+        return 0.0
     rsvd = Rsvd()
     dim = job.plan["encoder"]["dim"]
     return 2 * (1 + rsvd.q) * rsvd.probes / dim if dim else None

@@ -44,7 +44,7 @@ def _seconds(job: RankJob, micro_batch_seconds: float) -> float:
 def _bytes(job: RankJob, trial: Trial) -> int:
     kept = job.images if job.request.per_class else parse_keep(job.keep, job.images)
     identity = sum(map(len, job.source.ids[: trial.images])) / max(trial.images, 1)
-    scores = job.shards * _SHARD_OVERHEAD + 2 * job.images * trial.row_bytes
+    scores = job.shards * _SHARD_OVERHEAD + job.images * (2 * trial.row_bytes + trial.feature_bytes)
     return round(scores + kept * (identity + _MEMBER_BYTES) + _PAGE_BYTES + min(2 * SHOWN, job.images) * _tile(job))
 
 

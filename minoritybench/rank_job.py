@@ -9,18 +9,24 @@ from typing import Any
 import torch
 
 from minoritybench.data.source import ImageSource, SourceSpec, open_source, spec_from_argument
-from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, encoder_facts, name_of
 from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError, both_or_absent
+from minoritybench.features import ExtractorEncoder
+from minoritybench.metrics.neighbours import AVGKNN_K, LOF_K
+from minoritybench.rank_shard import open_encoder
 from minoritybench.records import ReferenceSet, load_benchmark
 from minoritybench.references import parse_keep
 from minoritybench.registry import code_digests, entries, is_user_file
 from minoritybench.scoring import ESTIMATORS, Rsvd
 from minoritybench.store import PLAN_FILE, digest_of, read_json, sha256_file
 
-_ROW_FORMAT = 2
+_ROW_FORMAT = 3
 """Raised whenever the same plan would give other scores: shards of an older format are then done again."""
+
+NEIGHBOURS = {"avgknn": AVGKNN_K, "lof": LOF_K}
+"""Ways to rank by neighbours in feature space (generator-centric rarity), with how many they look at."""
+RANK_BY = ("jepa", *NEIGHBOURS)
 
 _DEFAULT_KEEP = "10%"
 _DATASET_ENCODER = "dinov2-vits14-reg"  # the published scorer's, for named datasets without a benchmark of their own
@@ -38,6 +44,7 @@ class RankRequest:
     encoder: str | None = None
     weights: str | None = None
     estimator: str = "exact"
+    rank_by: str = "jepa"
     keep: str | None = None
     per_class: int | None = None
     out: Path | None = None
@@ -57,6 +64,10 @@ class RankRequest:
                 object.__setattr__(self, name, kind(value))
         if self.estimator not in ESTIMATORS:
             raise BadInputError(f"--estimator {self.estimator!r} is not one of: {', '.join(ESTIMATORS)}")
+        if self.rank_by not in RANK_BY:
+            raise BadInputError(f"--rank-by {self.rank_by!r} is not one of: {', '.join(RANK_BY)}")
+        if self.rank_by != "jepa" and self.estimator != "exact":
+            raise BadInputError(f"--estimator {self.estimator} belongs to --rank-by jepa")
         if self.shard_size < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise BadInputError("--shard-size and --batch-size must be at least 1")
 
@@ -98,7 +109,7 @@ class RankJob:
     @property
     def exact(self) -> bool:
         """Whether scores are exact JEPA-SCOREs rather than a `proxy`."""
-        return self.request.estimator == "exact"
+        return self.request.rank_by == "jepa" and self.request.estimator == "exact"
 
 
 def crew(request: RankRequest) -> dict[str, Any]:
@@ -113,8 +124,11 @@ def prepare_job(request: RankRequest) -> RankJob:
     name = request.encoder or _benchmark_default(spec, "guide", _default_encoder(spec))
     source, encoder = both_or_absent(
         lambda: open_source(spec),
-        lambda: load_encoder(name, weights=request.weights, device=request.device, dtype=request.dtype),
+        lambda: open_encoder(
+            name, request.rank_by, weights=request.weights, device=request.device, dtype=request.dtype
+        ),
     )
+    _check_neighbours(request, encoder, len(source.ids))
     keep = request.keep or _benchmark_default(spec, "keep", _DEFAULT_KEEP)
     _check_selection(request, keep, source)
     plan = {
@@ -122,7 +136,7 @@ def prepare_job(request: RankRequest) -> RankJob:
         "format": _ROW_FORMAT,
         "dataset": {**source.spec.as_dict(), "fingerprint": source.fingerprint()},
         "encoder": _encoder_facts(encoder, name, request),
-        "estimator": _estimator_facts(request.estimator),
+        "estimator": _estimator_facts(request),
         "device": request.device,
         "keep": keep,
         "per_class": request.per_class,
@@ -167,6 +181,17 @@ def _check_selection(request: RankRequest, keep: str, source: ImageSource) -> No
         raise BadInputError(f"--per-class needs one folder a class, but {loose} lies in none")
 
 
+def _check_neighbours(request: RankRequest, encoder: Encoder, images: int) -> None:
+    if request.rank_by not in NEIGHBOURS:
+        return
+    if images <= NEIGHBOURS[request.rank_by]:
+        raise BadInputError(
+            f"--rank-by {request.rank_by} looks at {NEIGHBOURS[request.rank_by]} neighbours of each image, of {images}"
+        )
+    if isinstance(encoder, ExtractorEncoder) and request.weights is not None:
+        raise BadInputError(f"--weights belongs to encoders; {encoder.name} is a feature extractor with its own")
+
+
 def _default_encoder(spec: SourceSpec) -> str:
     return _FOLDER_ENCODER if spec.name in ("folder", "zip") else _DATASET_ENCODER
 
@@ -201,8 +226,17 @@ def _encoder_facts(encoder: Encoder, name: str, request: RankRequest) -> dict[st
     return facts
 
 
-def _estimator_facts(estimator: str) -> dict[str, Any]:
-    if estimator == "exact":
+def _estimator_facts(request: RankRequest) -> dict[str, Any]:
+    if request.rank_by in NEIGHBOURS:
+        return {
+            "name": request.rank_by,
+            "k": NEIGHBOURS[request.rank_by],
+            "distance": "euclidean",
+            "among": "the ranked images, each without itself",
+            "column": "proxy",
+            "rare": "high",
+        }
+    if request.estimator == "exact":
         return {"name": "exact", "mode": "deflated"}
     rsvd = Rsvd()
     return {"name": "rsvd", "k": rsvd.k, "p": rsvd.p, "q": rsvd.q, "seed": 0, "approximation": "sum of the top k only"}

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from minoritybench.data.confounders import CONFOUNDERS, confounders
 from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
 from minoritybench.encoders import load_encoder
-from minoritybench.encoders.base import Encoder, micro_batch_of, threads_of
-from minoritybench.microbatch import torch_threads
-from minoritybench.registry import user_code
+from minoritybench.encoders.base import Encoder, embed, micro_batch_of, threads_of
+from minoritybench.features import ExtractorEncoder, load_extractor
+from minoritybench.microbatch import map_micro_batches, torch_threads
+from minoritybench.registry import entries, user_code
 from minoritybench.scoring import Backoff, Rsvd, exact_scores, rsvd_scores
 from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import Receipts, atomic_path
 
 STAGE = "score"
+FEATURES = "features"
 _QUICK_SECONDS = 5.0
 FACTS = frozenset({"images", "rows", "failures", "spectrum", "seconds"})
 
@@ -49,7 +54,8 @@ class RankPlan:
     """What a worker needs to score any shard of a ranking. `batch_images` only groups work; it changes no result.
 
     `token` stands for the content of source and weights, so that a process never reuses one that has changed;
-    `threads` is the torch thread count that the scores belong to.
+    `threads` is the torch thread count that the scores belong to. Ranked by anything but `jepa`, shards hold features
+    and no scores, for rarity among neighbours takes them all.
     """
 
     out: str
@@ -60,43 +66,59 @@ class RankPlan:
     device: str
     dtype: str
     threads: int
+    rank_by: str
     rsvd: Rsvd | None
     shard_size: int
     batch_images: int
 
 
+class ShardResult:
+    """What scoring images has given so far, in image order; `features` has a row f(x) for each of `rows`."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.features: list[NDArray[np.float32]] = []
+        self.failures: list[dict[str, str]] = []
+        self.moments = SpectrumMoments()
+
+    def fail(self, name: str, reason: str) -> None:
+        """An image that could not be scored."""
+        self.failures.append({"id": name, "error": reason})
+
+
 def score_shard(plan: RankPlan, shard: int) -> None:
-    """Score images `shard * shard_size ...` of the source and leave a parquet file and a receipt."""
+    """Score images `shard * shard_size ...` of the source and leave a parquet file, their features and a receipt."""
     started = perf_counter()
     source, encoder = _opened(plan.source, plan.token), _loaded(plan)
     indices = range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, len(source.ids)))
-    rows: list[dict[str, Any]] = []
-    failures: list[dict[str, str]] = []
-    moments = SpectrumMoments()
+    result = ShardResult()
     with torch_threads(plan.threads):
         for start in range(0, len(indices), plan.batch_images):
-            _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], rows, failures, moments)
-    file = shard_file(Path(plan.out), shard)
-    with atomic_path(file) as part:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SHARD_SCHEMA), part)
+            _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], result)
+    table, features = shard_file(Path(plan.out), shard), features_file(Path(plan.out), shard)
+    with atomic_path(table) as part:
+        pq.write_table(pa.Table.from_pylist(result.rows, schema=SHARD_SCHEMA), part)
+    with atomic_path(features) as part:
+        save_file({FEATURES: np.stack(result.features) if result.features else np.empty((0, 0), np.float32)}, part)
     facts = {
         "images": len(indices),
-        "rows": len(rows),
-        "failures": failures,
-        "spectrum": moments.as_dict(),
+        "rows": len(result.rows),
+        "failures": result.failures,
+        "spectrum": result.moments.as_dict(),
         "seconds": perf_counter() - started,
     }
-    Receipts(Path(plan.out), STAGE).write(shard, [file], facts)
+    Receipts(Path(plan.out), STAGE).write(shard, [table, features], facts)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One micro-batch scored to see what it takes: images in it, seconds for it (None where no image could be read)
-    and bytes a row."""
+    """One micro-batch scored to see what it takes: images in it, seconds for it (None where no image could be read),
+    bytes of a row of scores and of a row of features."""
 
     images: int
     seconds: float | None
     row_bytes: float
+    feature_bytes: float
 
 
 def score_first(plan: RankPlan) -> Trial:
@@ -106,17 +128,18 @@ def score_first(plan: RankPlan) -> Trial:
     """
     source, encoder = _opened(plan.source, plan.token), _loaded(plan)
     indices = range(min(micro_batch_of(encoder), len(source.ids)))
-    seconds, rows = 0.0, []
+    seconds, result = 0.0, ShardResult()
     for _ in range(2):
-        started, rows = perf_counter(), []
+        started, result = perf_counter(), ShardResult()
         with torch_threads(plan.threads):
-            _score_batch(plan, source, encoder, indices, rows, [], SpectrumMoments())
+            _score_batch(plan, source, encoder, indices, result)
         seconds = perf_counter() - started
         if seconds > _QUICK_SECONDS:
             break
-    if not rows:
-        return Trial(0, None, 0.0)
-    return Trial(len(rows), seconds, pa.Table.from_pylist(rows, schema=SHARD_SCHEMA).nbytes / len(rows))
+    if not result.rows:
+        return Trial(0, None, 0.0, 0.0)
+    table, count = pa.Table.from_pylist(result.rows, schema=SHARD_SCHEMA), len(result.rows)
+    return Trial(count, seconds, table.nbytes / count, sum(row.nbytes for row in result.features) / count)
 
 
 def shard_file(out: Path, shard: int) -> Path:
@@ -124,22 +147,19 @@ def shard_file(out: Path, shard: int) -> Path:
     return out / "shards" / f"{shard:06d}.parquet"
 
 
-def _score_batch(
-    plan: RankPlan,
-    source: ImageSource,
-    encoder: Encoder,
-    indices: range,
-    rows: list[dict[str, Any]],
-    failures: list[dict[str, str]],
-    moments: SpectrumMoments,
-) -> None:
+def features_file(out: Path, shard: int) -> Path:
+    """Where f(x) of the rows of a shard lies: one array `FEATURES`, `(rows, d)`."""
+    return out / "shards" / f"{shard:06d}.safetensors"
+
+
+def _score_batch(plan: RankPlan, source: ImageSource, encoder: Encoder, indices: range, result: ShardResult) -> None:
     read: list[tuple[int, dict[str, Any]]] = []
     inputs: list[Tensor] = []  # only network inputs are held: decoded photographs are far larger
     for index in indices:
         try:
             image = source.load(index)
         except ImageDecodeError as error:
-            failures.append({"id": source.ids[index], "error": str(error)})
+            result.fail(source.ids[index], str(error))
             continue
         with user_code(plan.encoder):
             inputs.append(prepare_images(encoder, [image]))
@@ -147,12 +167,24 @@ def _score_batch(
     if not read:
         return
     with user_code(plan.encoder):
-        scored = _scored(plan, encoder, torch.cat(inputs), [index for index, _ in read], moments)
-    for (_, facts), values in zip(read, scored, strict=True):
-        if math.isfinite(values["score_deflated"] if values["proxy"] is None else values["proxy"]):
-            rows.append({**facts, **values})
+        prepared = torch.cat(inputs)
+        features = embeddings(encoder, prepared)
+        scored = _scored(plan, encoder, prepared, [index for index, _ in read], result.moments)
+    for (_, facts), values, row in zip(read, scored, features, strict=True):
+        if any(value is not None and not math.isfinite(value) for value in values.values()):
+            result.fail(facts["id"], "the encoder's Jacobian is not finite here")
+        elif not np.isfinite(row).all():
+            result.fail(facts["id"], "the encoder's output is not finite here")
         else:
-            failures.append({"id": facts["id"], "error": "the encoder's Jacobian is not finite here"})
+            result.rows.append({**facts, **values})
+            result.features.append(row)
+
+
+def embeddings(encoder: Encoder, prepared: Tensor) -> NDArray[np.float32]:
+    """f(x) `(N, d)` at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
+    with torch_threads(threads_of(encoder)), torch.no_grad():
+        z = map_micro_batches(partial(embed, encoder), prepared, micro_batch_of(encoder))
+    return z.to("cpu", torch.float32).numpy()
 
 
 def _facts(name: str, image: LoadedImage) -> dict[str, Any]:
@@ -171,6 +203,8 @@ def _scored(
     plan: RankPlan, encoder: Encoder, prepared: Tensor, indices: list[int], moments: SpectrumMoments
 ) -> list[dict[str, Any]]:
     """The score columns of each image. An approximation is a `proxy`, never a score."""
+    if plan.rank_by != "jepa":
+        return [dict.fromkeys(("score", "score_deflated", "rank_deficit", "proxy")) for _ in indices]
     if plan.rsvd is not None:
         values = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=indices).tolist()
         return [{"score": None, "score_deflated": None, "rank_deficit": None, "proxy": value} for value in values]
@@ -230,7 +264,14 @@ def _opened(spec: SourceSpec, token: str) -> ImageSource:
 
 @lru_cache(maxsize=1)
 def _loaded(plan: RankPlan) -> Encoder:
-    return load_encoder(plan.encoder, weights=plan.weights, device=plan.device, dtype=plan.dtype)
+    return open_encoder(plan.encoder, plan.rank_by, weights=plan.weights, device=plan.device, dtype=plan.dtype)
+
+
+def open_encoder(name: str, rank_by: str, **options: Any) -> Encoder:
+    """The encoder of a ranking; one by neighbours takes a registered feature extractor as well."""
+    if rank_by != "jepa" and name in entries("features"):
+        return ExtractorEncoder(load_extractor(name))
+    return load_encoder(name, **options)
 
 
 @lru_cache(maxsize=1)

@@ -99,7 +99,7 @@ class ReferenceSet(_Strict):
     name: str
     sha256: str
     n: int
-    rank_by: Literal["jepa"]
+    rank_by: Literal["jepa", "avgknn", "lof"]
     keep: KeepRule
     threshold: float | None
     dataset: dict[str, Any]

@@ -32,7 +32,7 @@ def test_time_grows_with_micro_batches_and_shrinks_with_workers(monkeypatch: pyt
     from minoritybench import rank_estimate
     from minoritybench.rank_shard import Trial
 
-    monkeypatch.setattr(rank_estimate, "score_first", lambda plan: Trial(64, 2.0, 100.0))
+    monkeypatch.setattr(rank_estimate, "score_first", lambda plan: Trial(64, 2.0, 100.0, 64.0))
     for limit, shard_size, workers, seconds in [(64, 256, 1, 2), (65, 256, 1, 4), (200, 100, 1, 8), (200, 100, 2, 4)]:
         request = RankRequest("digits", limit=limit, shard_size=shard_size, workers=workers)
         assert estimate(prepare_job(request))["estimated_seconds"] == seconds

@@ -11,18 +11,29 @@ from minoritybench.cli.options import command_line, compute_options, output_opti
 from minoritybench.errors import MissingAssetError
 
 _FAILED_ITEMS = 5
+_NEIGHBOUR_TITLES = {"avgknn": "AvgkNN", "lof": "LOF"}
 
 
 @click.command("rank-dataset", short_help="Score a dataset and keep the rarest.")
 @click.argument("dataset")
 @click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie.")
 @click.option("--split", default=None, help="Which split of a named dataset. Default: its training split.")
-@click.option("--encoder", default=None, help="Encoder id or path/to/file.py:factory.")
+@click.option(
+    "--encoder",
+    default=None,
+    help="Encoder id or path/to/file.py:factory; with --rank-by avgknn|lof also a feature extractor.",
+)
 @click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own.")
 @click.option(
     "--estimator", type=click.Choice(["exact", "rsvd"]), default="exact", show_default=True, help="rsvd: top k only."
 )
-@click.option("--rank-by", type=click.Choice(["jepa"]), default="jepa", show_default=True, help="What rarity means.")
+@click.option(
+    "--rank-by",
+    type=click.Choice(["jepa", "avgknn", "lof"]),
+    default="jepa",
+    show_default=True,
+    help="What rarity means: low JEPA-SCORE (world-centric), or distance from neighbours in feature space.",
+)
 @click.option(
     "--keep", default=None, metavar="N|P%", help="How many of the lowest to keep. Default: the benchmark's, or 10%."
 )
@@ -37,12 +48,13 @@ _FAILED_ITEMS = 5
 @click.option("--download", is_flag=True, help="Fetch the dataset if it is absent. Without this nothing is downloaded.")
 @compute_options
 @output_options
-def command(dry_run: bool, as_json: bool, rank_by: str, download: bool, **options: Any) -> None:
+def command(dry_run: bool, as_json: bool, download: bool, **options: Any) -> None:
     """Score every image of DATASET by JEPA-SCORE and keep the lowest as a world-minority reference set.
 
-    DATASET is a registered name, hf:OWNER/NAME[:CONFIG], a folder of images or a zip of them. Leaves scores.parquet,
-    reference_set.json, members.csv, failures.csv and gallery.html in --out. The same command resumes a stopped run and
-    never repeats a finished one.
+    DATASET is a registered name, hf:OWNER/NAME[:CONFIG], a folder of images or a zip of them. With --rank-by avgknn or
+    lof it ranks by how far an image lies from the others in feature space instead: the generator-centric counterpart.
+    Leaves scores.parquet, reference_set.json, members.csv, failures.csv and gallery.html in --out. The same command
+    resumes a stopped run and never repeats a finished one.
 
     \b
     Example: minoritybench rank-dataset digits --keep 10%
@@ -104,11 +116,16 @@ def _summary(outcome: Any) -> str:
     recipe = outcome.reference_set
     threshold = "" if recipe.threshold is None else f", at or below {recipe.threshold:.2f}"
     what = "(deflated, nats)" if recipe.threshold is not None else "(approximate, see proxy)"
+    title, end = ("JEPA-SCORE", "lowest")
+    if recipe.rank_by != "jepa":
+        title, end, what = _NEIGHBOUR_TITLES[recipe.rank_by], "highest", "(column proxy, high is rare)"
+    rho = recipe.statistics.get("knn_spearman")
     rows = [
         ("dataset", f"{recipe.dataset['name']}, {recipe.dataset['n']} images"),
         ("encoder", recipe.encoder["name"]),
-        ("JEPA-SCORE", f"mean {recipe.statistics['mean']:.2f}, sd {recipe.statistics['std']:.2f} {what}"),
-        ("kept", f"{recipe.n} lowest ({recipe.keep.request}){threshold}"),
+        (title, f"mean {recipe.statistics['mean']:.2f}, sd {recipe.statistics['std']:.2f} {what}"),
+        ("kept", f"{recipe.n} {end} ({recipe.keep.request}){threshold}"),
+        *([] if rho is None else [("kNN rho", f"{rho:+.2f} with kNN density in the encoder's own features")]),
         ("index", recipe.sha256[:16]),
         ("seconds", f"{outcome.cost['seconds']:.1f}"),
         ("written to", str(outcome.out)),

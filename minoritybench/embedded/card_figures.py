@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from minoritybench.diffusion.schedule import make_schedule
@@ -18,9 +17,9 @@ from minoritybench.embedded.models import DigitsClassifier, DigitsDenoiser
 from minoritybench.embedded.recipes_common import to_network
 from minoritybench.embedded.weights import load_file_into
 from minoritybench.metrics import frechet_distance
+from minoritybench.scoring.validity import knn_spearman, rank_correlation
 
 ENCODERS = ("digits-jepa", "digits-jepa-b", "digits-ijepa", "digits-vicreg")
-NEIGHBOURS = 5
 LOW_FRACTION = 0.25
 SAMPLES = 1000
 SAMPLE_SEEDS = (0, 1, 2)
@@ -80,8 +79,8 @@ def encoder_figures(name: str, folder: Path, scores: dict[str, Floats], train: D
     ink, contrast = train.x.mean(dim=(1, 2, 3)).numpy(), train.x.std(dim=(1, 2, 3)).numpy()
     lowest = np.argsort(scores["train"])[: len(train.labels) // 10]
     return {
-        "knn_spearman_train": rank_correlation(scores["train"], knn_density(train.x, train.x, same=True)),
-        "knn_spearman_test": rank_correlation(scores["test"], knn_density(test.x, train.x, same=False)),
+        "knn_spearman_train": knn_spearman(scores["train"], pixels(train)),
+        "knn_spearman_test": knn_spearman(scores["test"], pixels(test), reference=pixels(train)),
         "ink_spearman": rank_correlation(scores["train"], ink),
         "contrast_spearman": rank_correlation(scores["train"], contrast),
         "score_mean_train": float(scores["train"].mean()),
@@ -95,18 +94,10 @@ def encoder_figures(name: str, folder: Path, scores: dict[str, Floats], train: D
     }
 
 
-def knn_density(x: Tensor, reference: Tensor, *, same: bool) -> Floats:
-    """Minus the mean Euclidean pixel distance to the 5 nearest reference images, itself left out."""
-    distance = torch.cdist(x.flatten(1).double(), reference.flatten(1).double())
-    if same:
-        distance.fill_diagonal_(float("inf"))
-    density: Floats = -distance.topk(NEIGHBOURS, largest=False).values.mean(dim=1).numpy()
-    return density
-
-
-def rank_correlation(a: Floats, b: NDArray[Any]) -> float:
-    """Spearman's rho."""
-    return float(spearmanr(a, b).statistic)
+def pixels(digits: Digits) -> NDArray[np.float32]:
+    """Images as vectors ``(N, 64)``."""
+    values: NDArray[np.float32] = digits.x.flatten(1).numpy()
+    return values
 
 
 def agreement(a: Floats, b: Floats) -> dict[str, float]:

@@ -16,6 +16,7 @@ from minoritybench.report.pictures import Pixels, data_uri, enlarged, thumbnail
 
 SHOWN = 60
 TILE = 64
+TITLES = {"jepa": "JEPA-SCORE", "avgknn": "AvgkNN", "lof": "LOF"}
 
 
 def gallery_html(
@@ -28,12 +29,13 @@ def gallery_html(
 ) -> str:
     """A self-contained page; a pure function of the scores and images, so that resumed runs write the same bytes.
 
-    `table` has the columns `id`, `rank` and `value`, what was ranked by, low is rare.
+    `table` has the columns `id`, `rank` and `value`, what was ranked by, low is rare: for a ranking by neighbours the
+    negative of what is shown.
     """
+    sign = 1.0 if recipe.rank_by == "jepa" else -1.0
     ranked = table.dropna(subset=["rank"]).sort_values("rank")
     members = set(members_ids)
     threshold = float(ranked.loc[ranked["id"].isin(members), "value"].max())
-    exact = recipe.threshold is not None
     shown = min(SHOWN, max(1, len(ranked) // 2))
     where = {name: position for position, name in enumerate(source.ids)}
     spectrum_chart = None
@@ -44,13 +46,14 @@ def gallery_html(
         "gallery.html",
         recipe=recipe,
         warnings=warnings,
-        lowest=_tiles(source, where, ranked.head(shown), members),
-        highest=_tiles(source, where, ranked.tail(shown).iloc[::-1], members),
-        threshold=threshold,
+        title=TITLES[recipe.rank_by],
+        rare=_tiles(source, where, ranked.head(shown), members, sign),
+        common=_tiles(source, where, ranked.tail(shown).iloc[::-1], members, sign),
+        threshold=sign * threshold,
         histogram=histogram_svg(
             ranked["value"].tolist(),
             threshold=threshold,
-            label="JEPA-SCORE (deflated), nats" if exact else "proxy, what was ranked by",
+            label=_axis(recipe),
         ),
         spectrum=spectrum_chart,
         total=len(table),
@@ -62,12 +65,20 @@ def tile_uri(pixels: Pixels) -> str:
     return data_uri(enlarged(thumbnail(pixels, TILE), TILE))
 
 
-def _tiles(source: ImageSource, where: dict[str, int], rows: pd.DataFrame, members: set[str]) -> list[dict[str, Any]]:
+def _axis(recipe: ReferenceSet) -> str:
+    if recipe.rank_by != "jepa":
+        return f"minus {TITLES[recipe.rank_by]}: low is rare"
+    return "JEPA-SCORE (deflated), nats" if recipe.threshold is not None else "proxy, what was ranked by"
+
+
+def _tiles(
+    source: ImageSource, where: dict[str, int], rows: pd.DataFrame, members: set[str], sign: float
+) -> list[dict[str, Any]]:
     return [
         {
             "id": row.id,
             "rank": row.rank,
-            "score": row.value,
+            "score": sign * row.value,
             "member": row.id in members,
             "uri": tile_uri(source.load(where[str(row.id)]).pixels),
         }

@@ -100,10 +100,12 @@ def rank_dataset(out: Path, *words: str) -> list[str]:
 @needs_ray
 @pytest.mark.slow
 def test_two_ray_workers_leave_the_bytes_of_a_local_run(tmp_path: Path) -> None:
+    said = []
     for name, words in (("local", ()), ("ray", ("--engine", "ray", "--workers", "2", "--batch-size", "3"))):
         done = subprocess.run(rank_dataset(tmp_path / name, *words), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        said.append(done.stderr)
+    assert said[0] == said[1]
     for name in ARTEFACTS:
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes(), name
 
