@@ -191,7 +191,7 @@ def _whole_record(path: Path) -> RunRecord | None:
 def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference) -> Judges:
     """The guide scores as such; every other encoder of the benchmark, the reference set and `--judge` is held out."""
     guide = request.sample.guide or benchmark.guide
-    ranked_by = [reference.recipe.encoder["name"]]
+    ranked_by = [reference.recipe.encoder["name"]] if reference.recipe.rank_by == "jepa" else []
     others = [name for name in dict.fromkeys([*ranked_by, *benchmark.judges, *request.judges]) if name != guide]
     facts = {name: encoder_facts(load_encoder(name, device=request.sample.device), name) for name in [guide, *others]}
     own = all(fact["threads"] is not None for fact in facts.values())

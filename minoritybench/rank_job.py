@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,7 +44,7 @@ class RankRequest:
     encoder: str | None = None
     weights: str | None = None
     estimator: str = "exact"
-    rank_by: str = "jepa"
+    rank_by: Literal["jepa", "avgknn", "lof"] = "jepa"
     keep: str | None = None
     per_class: int | None = None
     out: Path | None = None

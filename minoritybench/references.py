@@ -68,14 +68,7 @@ class LoadedReference:
 def load_reference_set(name: str | Path, root: str | Path | None = None) -> LoadedReference:
     """A registered reference set, or a folder that `rank-dataset` wrote. `root`: where the images lie now, if not where
     they were ranked. Errors: one that is only a recipe so far exits 4 with the command that builds it."""
-    folder = Path(name)
-    if str(name) in entries("reference-sets"):
-        package, _, sub = lookup("reference-sets", str(name)).target.partition(":")
-        folder = Path(str(files(package).joinpath(sub)))
-    elif not folder.is_dir():
-        if "/" in str(name):
-            raise BadInputError(f"no such folder: {name}; --reference takes a registered set or a rank-dataset output")
-        lookup("reference-sets", str(name))  # raises with a suggestion
+    folder = reference_folder(name)
     if not (folder / RECIPE_FILE).exists() and (folder / PROTOCOL_FILE).is_file():
         unbuilt = load_protocol(folder / PROTOCOL_FILE)
         raise MissingAssetError(
@@ -119,6 +112,18 @@ def _planned_root(path: Path) -> str | None:
     if root is not None and (not isinstance(root, str) or not root):
         raise BadInputError(f"{path} is not a plan of rank-dataset; remove it and name the images with --root DIR")
     return root
+
+
+def reference_folder(name: str | Path) -> Path:
+    """Where the files of a registered reference set or a `rank-dataset` output lie."""
+    if str(name) in entries("reference-sets"):
+        package, _, sub = lookup("reference-sets", str(name)).target.partition(":")
+        return Path(str(files(package).joinpath(sub)))
+    if not Path(name).is_dir():
+        if "/" in str(name):
+            raise BadInputError(f"no such folder: {name}; --reference takes a registered set or a rank-dataset output")
+        lookup("reference-sets", str(name))  # raises with a suggestion
+    return Path(name)
 
 
 def _read_members(path: Path) -> pd.DataFrame:

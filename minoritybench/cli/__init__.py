@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": ("minoritybench.cli.evaluate", "Sample with a method and measure it against a reference set."),
     "sample": ("minoritybench.cli.sample", "Only the sampling stage: PNG files and samples.json."),
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
+    "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
     "list": ("minoritybench.cli.listing", "List datasets, encoders, methods and the other registered names."),
 }

@@ -78,9 +78,9 @@ def _tiles(
         {
             "id": row.id,
             "rank": row.rank,
-            "score": sign * row.value,
+            "score": row.shown,
             "member": row.id in members,
             "uri": tile_uri(source.load(where[str(row.id)]).pixels),
         }
-        for row in rows.itertuples()
+        for row in rows.assign(shown=sign * rows["value"]).itertuples()
     ]

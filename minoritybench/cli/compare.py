@@ -1,0 +1,59 @@
+"""minoritybench compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("compare", short_help="Say how far two reference sets agree.")
+@click.argument("a")
+@click.argument("b")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE.html",
+    help="Also write a page of the images only in A, in both and only in B.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+def command(a: str, b: str, out: Path | None, as_json: bool) -> None:
+    """Compare reference sets A and B (names or rank-dataset outputs): overlap, what chance would give, and, where both
+    are outputs, the rank correlation over the images that both rankings saw.
+
+    \b
+    Example: minoritybench compare runs/by-jepa runs/by-avgknn --out compare.html
+    """
+    from minoritybench.comparison import compare_references, write_gallery
+    from minoritybench.store import pretty_json
+
+    comparison = compare_references(a, b)
+    if out is not None:
+        write_gallery(a, b, comparison, out)
+        click.echo(f"written to {out}", err=True)
+    facts = {"a": a, "b": b, **comparison.as_dict()}
+    click.echo(pretty_json(facts), nl=False) if as_json else click.echo(_table(facts))
+
+
+def _table(facts: dict[str, Any]) -> str:
+    def number(key: str, style: str) -> str:
+        return "not known" if facts[key] is None else format(facts[key], style)
+
+    rows = [
+        ("A", f"{facts['a']}, {facts['n_a']} images"),
+        ("B", f"{facts['b']}, {facts['n_b']} images"),
+        ("in both", f"{facts['shared']} (by chance {number('expected_shared', '.1f')})"),
+        ("Jaccard", number("jaccard", ".3f")),
+        ("A in B", number("share_of_a_in_b", ".1%")),
+        ("B in A", number("share_of_b_in_a", ".1%")),
+        ("Spearman", f"{number('rank_spearman', '+.3f')} (ranks of {number('population', 'd')} images)"),
+    ]
+    if facts["rank_spearman"] is None:
+        rows[-1] = ("Spearman", "not known: both must be rank-dataset outputs with scores")
+    lines = [f"{name:<10}{value}" for name, value in rows]
+    if facts["classes"]:
+        lines.append("class: only A, both, only B")
+        lines += [f"  {name}: {', '.join(map(str, counts))}" for name, counts in facts["classes"].items()]
+    return "\n".join(lines)
