@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 import minoritybench
+from minoritybench import rank_estimate
 from minoritybench.cli.rank import command
 from minoritybench.rank_estimate import estimate
 from minoritybench.rank_job import RankRequest, prepare_job
+from minoritybench.rank_shard import Trial
 
 
 def test_the_estimate_is_near_what_the_run_takes_and_leaves(tmp_path: Path) -> None:
@@ -29,13 +31,22 @@ def test_the_estimate_is_near_what_the_run_takes_and_leaves(tmp_path: Path) -> N
 
 
 def test_time_grows_with_micro_batches_and_shrinks_with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minoritybench import rank_estimate
-    from minoritybench.rank_shard import Trial
-
     monkeypatch.setattr(rank_estimate, "score_first", lambda plan: Trial(64, 2.0, 100.0, 64.0))
+    monkeypatch.setattr(rank_estimate, "_pairs", lambda job, trial: 0.0)
     for limit, shard_size, workers, seconds in [(64, 256, 1, 2), (65, 256, 1, 4), (200, 100, 1, 8), (200, 100, 2, 4)]:
         request = RankRequest("digits", limit=limit, shard_size=shard_size, workers=workers)
         assert estimate(prepare_job(request))["estimated_seconds"] == seconds
+
+
+def test_a_search_among_all_images_costs_their_square() -> None:
+    trial = Trial(64, 1.0, 100.0, 64.0)
+    few, many = (
+        min(
+            rank_estimate._pairs(prepare_job(RankRequest("digits", limit=n, rank_by="avgknn")), trial) for _ in range(3)
+        )
+        for n in (50, 1500)
+    )
+    assert 300 < many / few < 2700  # 900 but for the clock
 
 
 def test_dry_run_as_text_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
