@@ -52,7 +52,7 @@ def main() -> int:
             settings = {
                 "batch_size": draw.choice((1, 3, 8, 64, 200)),
                 "shard_size": draw.choice((8, 32, 256)),
-                "workers": draw.choice((1, 2)),
+                "workers": draw.choice((1, 1, 1, 2)),
                 "engine": engine if point % 2 else "local",
             }
             code, found = finished(started(out, **settings)), digests(out)
@@ -90,7 +90,7 @@ def killed(out: Path, draw: random.Random, engine: str) -> str:
     """Start a run and kill it at a random point; says how many shards were done."""
     target, moment = draw.randint(0, SHARDS), draw.uniform(0, 0.3)
     kill = draw.choice((os.kill, os.killpg))
-    process = started(out, shard_size=SHARD_SIZE, engine=engine, workers=draw.choice((1, 2)))
+    process = started(out, shard_size=SHARD_SIZE, engine=engine, workers=draw.choice((1, 1, 1, 2)))
     while len(list(out.glob("receipts/*.json"))) < target and not gone(process):
         time.sleep(0.002)
     time.sleep(moment)

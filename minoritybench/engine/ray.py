@@ -24,7 +24,7 @@ Plan = TypeVar("Plan")
 log = logging.getLogger(__name__)
 
 _RETRIES = 3
-"""How often a worker that died is started again, and how often its shard is tried again on it."""
+"""How often a shard is tried again on a new worker when the one that ran it died. Workers are always replaced."""
 
 _PLACEMENT_SECONDS = 300
 """How long to wait for the cluster to place a first worker before saying what is missing."""
@@ -75,7 +75,7 @@ def run_shards(
     ray = _ray()
     with _session(ray, workers):
         resources = {"num_cpus": 1, "num_gpus": 1 if device == "cuda" else 0}
-        actor = ray.remote(**resources, max_restarts=_RETRIES, max_task_retries=_RETRIES)(_Worker)
+        actor = ray.remote(**resources, max_restarts=-1, max_task_retries=_RETRIES)(_Worker)
         actors = [actor.remote(sys.path, os.environ.get(_THREADS)) for _ in range(min(workers, len(shards)))]
         try:
             yield from _dispatch(ray, actors, resources, worker, plan, shards)
@@ -126,7 +126,7 @@ def _result(ray: Any, reference: Any) -> Any:
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
     except ray.exceptions.RayError as error:
         raise WorkerDiedError(
-            f"a Ray worker died and so did the {_RETRIES} that replaced it, perhaps for memory;"
+            f"a Ray worker died and so did {_RETRIES} that took over its shard, perhaps for memory;"
             " the same command resumes"
         ) from error
 
