@@ -90,7 +90,7 @@ compute_options = _stacked(
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="What runs the shards.",
+        help="What runs the shards; ray needs the extra minoritybench[ray].",
     ),
     click.option(
         "--workers",
