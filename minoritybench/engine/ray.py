@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ _PLACEMENT_SECONDS = 300
 """How long to wait for the cluster to place a first worker before saying what is missing."""
 
 _NOTICE_SECONDS = 20
+_KNOCK_SECONDS = 10
 _THREADS = "OMP_NUM_THREADS"
 _OBJECT_STORE_BYTES = 100 * 1024**2
 """Only plans travel through Ray's object store: images and results lie in files."""
@@ -159,6 +161,7 @@ def _session(ray: Any, workers: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         if address:
+            _knock(address)
             ray.init(address, **quiet)
         else:
             ray.init(
@@ -168,13 +171,20 @@ def _session(ray: Any, workers: int) -> Iterator[None]:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **quiet,
             )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         where = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise BadInputError(f"--engine ray: no Ray {where}: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that someone listens at `[ray://]host:port`, for Ray itself tries for minutes. Errors: OSError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
 
 
 def _ray() -> Any:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from toy_workers import count_threads, die_on_one, die_once_on_one, fail_on_three, touch
 
 from minoritybench.engine import check_engine, run_shards
+from minoritybench.engine import ray as ray_engine
 from minoritybench.engine.local import WorkerDiedError
 from minoritybench.errors import BadInputError, MissingDependencyError
 
@@ -161,6 +164,19 @@ def test_absent_ray_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_ray_chooses_the_gpu_itself() -> None:
     with pytest.raises(BadInputError, match="--device cuda"):
         check_engine("ray", "cuda:1")
+
+
+def test_a_dead_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        never_started = SimpleNamespace(is_initialized=lambda: False)
+        with (
+            pytest.raises(BadInputError, match=f"no Ray at RAY_ADDRESS={address}"),
+            ray_engine._session(never_started, 1),
+        ):
+            pass
 
 
 def test_unknown_engine_is_refused() -> None:
