@@ -127,6 +127,11 @@ def _result(ray: Any, reference: Any) -> Any:
             raise error.cause from None
         raise (error.cause if isinstance(error.cause, Exception) else error) from error
     except ray.exceptions.RayError as error:
+        if "creation task" in str(error):  # the worker never came up
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise BadInputError(
+                f"a Ray node cannot run minoritybench ({reason}): install this version there"
+            ) from error
         raise WorkerDiedError(
             f"a Ray worker died and so did {_RETRIES} that took over its shard, perhaps for memory;"
             " the same command resumes"

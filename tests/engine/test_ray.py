@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_workers import count_threads, die_on_one, die_once_on_one, fail_on_three, touch
+from toy_workers import Unstartable, count_threads, die_on_one, die_once_on_one, fail_on_three, touch
 
 from minoritybench.engine import check_engine, run_shards
 from minoritybench.engine import ray as ray_engine
@@ -72,6 +72,14 @@ def test_a_fault_of_ours_keeps_its_type_and_traceback(tmp_path: Path) -> None:
 def test_a_worker_killed_once_is_replaced(tmp_path: Path) -> None:
     assert sorted(run_shards(die_once_on_one, str(tmp_path), range(3), 2, "ray")) == [0, 1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "died"]
+
+
+@needs_ray
+@pytest.mark.usefixtures("session")
+def test_a_node_that_cannot_start_a_worker_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "_Worker", Unstartable)
+    with pytest.raises(BadInputError, match=r"cannot run minoritybench \(.*nothing_like_this.*install this version"):
+        list(run_shards(touch, str(tmp_path), [0], 1, "ray"))
 
 
 @needs_ray
