@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, threads_of
+from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, null_basis, threads_of
 from minoritybench.errors import BadInputError
 from minoritybench.microbatch import pad_rows, torch_threads
 from minoritybench.rng import ImageStreams
 from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import Scores, log_sum, scores_from_jacobian
+from minoritybench.scoring.vit import LinearisedVit
 
 __all__ = ["ESTIMATORS", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
@@ -72,24 +73,62 @@ def _check_images(images: Tensor) -> None:
         _log.warning("images lie outside [0, 1], where encoders expect them: scores may mean nothing")
 
 
-def exact_scores(encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK) -> Scores:
-    """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
-    size = micro_batch_of(encoder)
+def exact_scores(
+    encoder: Encoder,
+    prepared: Tensor,
+    *,
+    rows_per_chunk: int = ROWS_PER_CHUNK,
+    path: Literal["auto", "generic"] = "auto",
+    rows_dtype: torch.dtype | None = None,
+) -> Scores:
+    """Exact scores at prepared inputs `(N, ...)`, in fixed micro-batches.
+
+    `path="auto"` takes the encoder's hand-linearised form where it offers one (`linearised()`), `"generic"` automatic
+    differentiation always. `rows_dtype=torch.bfloat16`, on the linearised path only, gives an approximation for
+    ranking; `Scores.approximation` says so.
+    """
+    linear = _linearised(encoder) if path == "auto" else None
+    if linear is None and rows_dtype is not None:
+        raise BadInputError(f"rows_dtype={rows_dtype}: {name_of(encoder)} has no linearised form that could take it")
+    size = micro_batch_of(encoder) if linear is None else linear.images_at_once(prepared)
     parts: list[Scores] = []
     with torch_threads(threads_of(encoder)):
         for start in range(0, prepared.shape[0], size):
             block = prepared[start : start + size]
-            graph = JacobianGraph(encoder, pad_rows(block, size))
-            real = block.shape[0]  # the padding needs no linear algebra
-            nulls = null_basis(encoder, graph.z)
-            scores = scores_from_jacobian(graph.rows(rows_per_chunk)[:real], None if nulls is None else nulls[:real])
-            parts.append(scores)
+            padded, real = pad_rows(block, size), block.shape[0]  # the padding needs no linear algebra
+            if linear is None:
+                graph = JacobianGraph(encoder, padded)
+                nulls = null_basis(encoder, graph.z)
+                rows = graph.rows(rows_per_chunk)[:real]
+                parts.append(scores_from_jacobian(rows, None if nulls is None else nulls[:real]))
+            else:
+                state = linear.at(padded)
+                _require_same_output(encoder, padded, state.z)
+                parts.append(linear.scores(state, null_basis(encoder, state.z), real, rows_dtype))
     return Scores(
         reference=torch.cat([s.reference for s in parts]),
         deflated=torch.cat([s.deflated for s in parts]),
         rank_deficit=torch.cat([s.rank_deficit for s in parts]),
         sigma=torch.cat([s.sigma for s in parts]),
+        approximation=parts[0].approximation,
     )
+
+
+def _linearised(encoder: Encoder) -> LinearisedVit | None:
+    offered: Callable[[], LinearisedVit | None] | None = getattr(encoder, "linearised", None)
+    return None if offered is None else offered()
+
+
+def _require_same_output(encoder: Encoder, prepared: Tensor, z: Tensor) -> None:
+    """A subclass that changes the encoder's output but keeps its linearised form would get another network's scores."""
+    with torch.no_grad():
+        own = encoder(prepared)
+    if own.shape != z.shape or not torch.allclose(
+        own, z, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True
+    ):
+        raise BadInputError(
+            f"{name_of(encoder)}.linearised() is not the linearised form of its __call__; let it return None"
+        )
 
 
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:

@@ -107,6 +107,7 @@ def _linearised(weights: VitWeights) -> LinearisedVit | None:
 
 def _dinov2_block(layer: Any) -> VitBlock:
     mlp = layer.mlp
+    up: tuple[nn.Linear, ...]
     if hasattr(mlp, "gate_proj"):
         up, down = (mlp.gate_proj, mlp.up_proj), mlp.down_proj
     else:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 class VitBlock:
     """One block with width D, attention width A = heads * head width, and F rows that enter the MLP's activation.
 
-    `qkv` `(3A, D)`, `out` `(D, A)`, `up` `(F, D)`, `down` `(D, H)`; with GELU H = F, with SwiGLU H = F / 2 and the gate's
-    rows stand first in `up`. `eps` are those of the two LayerNorms.
+    `qkv` `(3A, D)`, `out` `(D, A)`, `up` `(F, D)`, `down` `(D, H)`; with GELU H = F, with SwiGLU H = F / 2 and the
+    gate's rows stand first in `up`. `eps` are those of the two LayerNorms.
     """
 
     heads: int
@@ -41,9 +41,9 @@ class VitWeights:
     """A vision transformer that ends in a LayerNorm.
 
     `embed` maps the prepared input to all tokens `(B, N, D)`; the patch tokens are the last ones, from `first_patch`
-    on, and those before them do not depend on the input. `patch_factor` `(D, m)` is the patch embedding's matrix or, where
-    a patch has more than D pixels, the triangular factor with the same Gram matrix. `pool` names the output: the first
-    token (`"first"`) or the mean over all tokens (`"mean"`).
+    on, and those before them do not depend on the input. `patch_factor` `(D, m)` is the patch embedding's matrix or,
+    where a patch has more than D pixels, the triangular factor with the same Gram matrix. `pool` names the output: the
+    first token (`"first"`) or the mean over all tokens (`"mean"`).
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -130,6 +130,7 @@ def _before_scale(linear: nn.Linear, scale: Tensor | None) -> tuple[Tensor, Tens
 
 
 def _bias(linear: nn.Linear) -> Tensor:
-    if linear.bias is None:
+    bias: Tensor | None = linear.bias
+    if bias is None:
         return linear.weight.new_zeros(linear.out_features, dtype=torch.float64)
-    return linear.bias.detach().to(torch.float64)
+    return bias.detach().to(torch.float64)
