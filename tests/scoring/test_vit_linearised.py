@@ -85,3 +85,40 @@ def test_output_and_gram_matrix_equal_those_of_autograd(name: str) -> None:
     found = case.linear.gram(case.inputs)
     assert found.dtype == torch.float64
     assert (found - expected).abs().max() < 1e-13 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_few_rows_equal_combinations_of_all_rows(name: str) -> None:
+    """Three cotangents go through the MLP's two layers, a full set through matrices a token."""
+    case = Case(name)
+    state = case.linear.at(case.inputs)
+    cotangents = torch.randn(2, 3, case.linear.dim, dtype=torch.float64)
+    found = case.linear.rows(state, cotangents)
+    expected = torch.einsum("brd,bpdm->bprm", cotangents, case.linear.jacobian_rows(state))
+    assert (found - expected).abs().max() < 1e-13 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["dinov2", "ijepa"])
+def test_float32_gram_matrix_is_as_exact_as_its_rows(name: str) -> None:
+    case = Case(name)
+    expected = case.linear.gram(case.inputs)
+    found = case.linear.gram(case.inputs, torch.float32)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_rows_go_into_a_larger_buffer_and_no_further() -> None:
+    case = Case("dinov2")
+    state = case.linear.at(case.inputs)
+    identity = torch.eye(32, dtype=torch.float64).expand(2, -1, -1)
+    buffer = torch.full((2, 10, 32, 32), 7.0, dtype=torch.float64)
+    found = case.linear.rows(state, identity[:, :4], out=buffer[:, :, :4])
+    assert torch.equal(found, case.linear.rows(state, identity[:, :4]))
+    assert (buffer[:, :, 4:] == 7.0).all()
+
+
+def test_unknown_layouts_are_left_to_the_generic_path() -> None:
+    """The tanh GELU is another function, and a reduced precision another network."""
+    tanh = Dinov2Model(Dinov2Config(hidden_act="gelu_pytorch_tanh", **SHAPE))
+    assert linearised_dinov2(tanh) is None
+    assert linearised_dinov2(nn.Linear(2, 2)) is None
+    assert linearised_digits(IJepaViT().bfloat16()) is None

@@ -21,6 +21,8 @@ from minoritybench.scoring.vit.weights import VitBlock, VitWeights
 
 _CHUNK_ROWS = 1 << 15
 """Rows times tokens pushed through attention at a time."""
+_MLP_ROWS = 1 << 12
+"""Rows times tokens pushed through the two layers of an MLP at a time."""
 _MLP_ELEMENTS = 1 << 20
 """Scaled MLP weights held at a time; bounds the tokens of a block."""
 
@@ -50,16 +52,16 @@ def pull_back(weights: VitWeights, state: VitState, cotangents: Tensor, out: Ten
     The arithmetic is done in `out`'s dtype; `out` may be a view of a larger buffer.
     """
     blocks = list(zip(weights.blocks, state.blocks, strict=True))
-    scratch = _Scratch(weights, out)
     if weights.pool == "first":
         _head(weights, _first(state.norm), cotangents, out[:, :1])
         block, block_state = blocks.pop()
-        _mlp(block, block_state, out[:, :1], scratch.step)
+        _mlp(block, block_state, out[:, :1])
         _first_token_attention(block, block_state, out)
     else:
         _head(weights, state.norm, cotangents / state.norm.x_hat.shape[1], out)
+    scratch = _Scratch(weights, out)
     for block, block_state in reversed(blocks):
-        _mlp(block, block_state, out, scratch.step)
+        _mlp(block, block_state, out)
         _attention(block, block_state, out, scratch)
 
 
@@ -75,13 +77,14 @@ def _head(weights: VitWeights, norm: Normed, cotangents: Tensor, out: Tensor) ->
     out.copy_((centred - along * norm.x_hat.unsqueeze(2)) * norm.rstd.unsqueeze(-1))
 
 
-def _mlp(block: VitBlock, state: BlockState, rows: Tensor, step: int) -> None:
+def _mlp(block: VitBlock, state: BlockState, rows: Tensor) -> None:
     """MLP and residual, in place, on rows `(B, M, R, D)` of the first M tokens."""
     batch, count, size, dim = rows.shape
     inner = block.up.shape[0]
     # Products: D^2 F to form a token's matrix and D^2 a row through it, against D F + D H a row through the two layers.
     # Reduced precision goes through the layers always: there only the larger products run at the matrix units' speed.
     if rows.dtype.itemsize < 4 or size * (inner + block.down.shape[1]) < dim * (inner + size):
+        step = max(16, _MLP_ROWS // (batch * count) // 16 * 16)
         for start in range(0, size, step):
             _mlp_rows(block, state, rows[:, :, start : start + step])
         return
