@@ -101,10 +101,15 @@ class IJepaViT(nn.Module):
         self.blocks = nn.ModuleList(Block(self.dim, self.heads) for _ in range(self.depth))
         self.norm = nn.LayerNorm(self.dim)
 
+    def embed_patches(self, x: Tensor) -> Tensor:
+        """Tokens before the first block ``(B, 16, dim)``."""
+        patches = x.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, self.tokens, 4)
+        out: Tensor = self.embed(patches) + self.position
+        return out
+
     def encode_tokens(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """Final-normed tokens ``(B, T, dim)``; ``keep`` ``(B, K)`` int64 selects the visible tokens."""
-        patches = x.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, self.tokens, 4)
-        h = self.embed(patches) + self.position
+        h = self.embed_patches(x)
         if keep is not None:
             h = h.gather(1, keep[:, :, None].expand(-1, -1, self.dim))
         for block in self.blocks:

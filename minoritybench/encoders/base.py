@@ -22,8 +22,9 @@ class Encoder(Protocol):
 
     Only these two methods are required. Optional attributes: `name: str`, `dim: int`, `input_size: int`,
     `preprocess: str` (a preset name), `weights_sha256: str | None`, `micro_batch: int` (fixed rows a network call),
-    `threads: int | None` (torch threads that its results belong to) and `null_directions(z)`, the structural left
-    null directions of the Jacobian at an output, `(B, d) -> (B, d, m)`, not necessarily orthonormal.
+    `threads: int | None` (torch threads that its results belong to), `null_directions(z)`, the structural left null
+    directions of the Jacobian at an output, `(B, d) -> (B, d, m)`, not necessarily orthonormal, and `linearised()`, a
+    `minoritybench.scoring.vit.LinearisedVit` of the same network, or None, by which exact scores are cheaper.
     """
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from minoritybench.embedded.models import IJepaViT, SphereMLP, VicregMLP
 from minoritybench.embedded.weights import load_file_into, load_module, random_module, weights_path
 from minoritybench.errors import MissingAssetError
 from minoritybench.store import sha256_file
+
+if TYPE_CHECKING:
+    from minoritybench.scoring.vit import LinearisedVit
 
 RANDOM_SEED = 0
 
@@ -67,3 +71,13 @@ class DigitsEncoder:
         if isinstance(self.module, IJepaViT):
             return (1.0 / self.module.norm.weight).expand_as(z).unsqueeze(-1)
         return None
+
+    def linearised(self) -> LinearisedVit | None:
+        """The ViT's hand-linearised form; the MLPs have none."""
+        return self._linearised
+
+    @cached_property
+    def _linearised(self) -> LinearisedVit | None:
+        from minoritybench.scoring.vit.adapters import linearised_digits
+
+        return linearised_digits(self.module) if isinstance(self.module, IJepaViT) else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from minoritybench.data.resize import resize
 from minoritybench.errors import BadInputError
 from minoritybench.store import sha256_file
+
+if TYPE_CHECKING:
+    from minoritybench.scoring.vit import LinearisedVit
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -25,7 +30,8 @@ class ModuleEncoder:
     """`module` maps `(B, 3, size, size)` to embeddings; frozen, in evaluation mode.
 
     Attention runs in the math kernels, chosen locally: the fused ones have no second derivative. `nulls` gives the
-    structural null directions of the head at outputs z, `(B, d) -> (B, d, m)`, or None.
+    structural null directions of the head at outputs z, `(B, d) -> (B, d, m)`, or None. `linearise` builds the
+    module's hand-linearised form from its weights as they then are, in place and precision.
     """
 
     threads: int | None = None
@@ -43,6 +49,7 @@ class ModuleEncoder:
         nulls: Callable[[Tensor], Tensor] | None,
         device: str,
         dtype: torch.dtype,
+        linearise: Callable[[], LinearisedVit | None] | None = None,
     ) -> None:
         self.name, self.dim, self.input_size = name, dim, input_size
         self.preprocess = f"{preprocess}-{input_size}"
@@ -50,7 +57,7 @@ class ModuleEncoder:
         self.micro_batch = max(1, _ROW_PIXELS // input_size**2)
         self.device, self.dtype = torch.device(device), dtype
         self.module = module.eval().requires_grad_(False).to(device=device, dtype=dtype)
-        self._nulls = nulls
+        self._nulls, self._linearise = nulls, linearise
         mean, std = (torch.tensor(values, device=device, dtype=dtype).view(1, 3, 1, 1) for values in statistics)
         self._mean, self._std = mean, std
 
@@ -68,6 +75,14 @@ class ModuleEncoder:
     def null_directions(self, z: Tensor) -> Tensor | None:
         """Structural left null directions at outputs z, `(B, dim, m)`."""
         return None if self._nulls is None else self._nulls(z)
+
+    def linearised(self) -> LinearisedVit | None:
+        """The hand-linearised form by which exact scores are cheaper, if there is one for this module."""
+        return self._linearised
+
+    @cached_property
+    def _linearised(self) -> LinearisedVit | None:
+        return None if self._linearise is None else self._linearise()
 
 
 def layer_norm_nulls(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:

@@ -25,6 +25,7 @@ from minoritybench.encoders.module import (
     randomise,
 )
 from minoritybench.errors import BadInputError
+from minoritybench.scoring.vit.adapters import linearised_dinov2, linearised_ijepa
 
 Weights = Literal["random"] | Path | None
 
@@ -122,6 +123,7 @@ def load_dinov2(
         nulls=layer_norm_nulls(norm),
         device=device,
         dtype=dtype,
+        linearise=lambda: linearised_dinov2(model),
     )
 
 
@@ -171,6 +173,7 @@ def load_ijepa(
         nulls=mean_of_layer_norm_nulls(norm),
         device=device,
         dtype=dtype,
+        linearise=lambda: linearised_ijepa(model, interpolate_pos_encoding=input_size != 224),
     )
 
 

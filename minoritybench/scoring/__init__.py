@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, threads_of
+from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, null_basis, threads_of
 from minoritybench.errors import BadInputError
 from minoritybench.microbatch import pad_rows, torch_threads
 from minoritybench.rng import ImageStreams
@@ -18,6 +19,7 @@ from minoritybench.scoring.backoff import Backoff, Portion
 from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import Scores, joined, log_sum, scores_from_jacobian
+from minoritybench.scoring.vit import LinearisedVit
 
 __all__ = ["ESTIMATORS", "Backoff", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
@@ -75,18 +77,43 @@ def _check_images(images: Tensor) -> None:
 
 
 def exact_scores(
-    encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK, backoff: Backoff | None = None
+    encoder: Encoder,
+    prepared: Tensor,
+    *,
+    rows_per_chunk: int = ROWS_PER_CHUNK,
+    path: Literal["auto", "generic"] = "auto",
+    rows_dtype: torch.dtype | None = None,
+    backoff: Backoff | None = None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Scores:
-    """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches.
+    """Exact scores at prepared inputs `(N, ...)`, in fixed micro-batches.
 
-    Where memory runs out, it goes on with less at a time (`backoff`, a new one by default), to equal results.
+    `path="auto"` takes the encoder's hand-linearised form where it offers one (`linearised()`), `"generic"` automatic
+    differentiation always. `rows_dtype=torch.bfloat16`, on the linearised path only, gives an approximation for
+    ranking; `Scores.approximation` says so. Where memory runs out, the generic path goes on with less at a time
+    (`backoff`, a new one by default), to equal results. `observe` is shown `J J^T` `(b, d, d)` float64 on the way.
     """
-    size = micro_batch_of(encoder)
+    linear = _linearised(encoder) if path == "auto" else None
+    if linear is None and rows_dtype is not None:
+        raise BadInputError(f"rows_dtype={rows_dtype}: {name_of(encoder)} has no linearised form that could take it")
+    size = micro_batch_of(encoder) if linear is None else linear.images_at_once(prepared)
     if backoff is None:
         backoff = Backoff(encoder, prepared.device, rows_per_chunk)
+    parts: list[Scores] = []
     with torch_threads(threads_of(encoder)):
-        blocks = [prepared[start : start + size] for start in range(0, prepared.shape[0], size)]
-        return joined([backoff.run(partial(_block_scores, encoder, block)) for block in blocks])
+        for start in range(0, prepared.shape[0], size):
+            block = prepared[start : start + size]
+            if linear is None:
+                compute = partial(_block_scores, encoder, block)
+            else:
+                compute = partial(
+                    _linearised_scores, encoder, linear, pad_rows(block, size), block.shape[0], rows_dtype
+                )
+            scores = backoff.run(compute)
+            if observe is not None and scores.gram is not None:
+                observe(scores.gram)
+            parts.append(replace(scores, gram=None))
+    return joined(parts)
 
 
 def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
@@ -102,6 +129,33 @@ def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
             jacobian = graph.rows(portion.rows, images)
             parts.append(scores_from_jacobian(jacobian, None if nulls is None else nulls[images]))
     return joined(parts)
+
+
+def _linearised_scores(
+    encoder: Encoder, linear: LinearisedVit, padded: Tensor, real: int, rows_dtype: torch.dtype | None, _: Portion
+) -> Scores:
+    """Scores of the first `real` images of a padded micro-batch, by hand-written derivatives. Their number was chosen to
+    bound memory, so there is no smaller portion to fall back to."""
+    state = linear.at(padded)
+    _require_same_output(encoder, padded, state.z)
+    return linear.scores(state, null_basis(encoder, state.z), real, rows_dtype)
+
+
+def _linearised(encoder: Encoder) -> LinearisedVit | None:
+    offered: Callable[[], LinearisedVit | None] | None = getattr(encoder, "linearised", None)
+    return None if offered is None else offered()
+
+
+def _require_same_output(encoder: Encoder, prepared: Tensor, z: Tensor) -> None:
+    """A subclass that changes the encoder's output but keeps its linearised form would get another network's scores."""
+    with torch.no_grad():
+        own = encoder(prepared)
+    if own.shape != z.shape or not torch.allclose(
+        own, z, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True
+    ):
+        raise BadInputError(
+            f"{name_of(encoder)}.linearised() is not the linearised form of its __call__; let it return None"
+        )
 
 
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ head's structural null directions, which carry rounding noise instead of density
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,12 @@ from torch import Tensor
 LOG_FLOOR = 1e-6
 """Singular values at or below this count as this: the published clamp, and the threshold of a rank deficit."""
 
-_COLUMN_BLOCK = 8192
+COLUMN_BLOCK = 8192
+"""Columns of a Jacobian widened to float64 at a time."""
 _GRAM_CONDITION = 1e-9
 """Where lambda_min / lambda_max of the Gram matrix falls below this, its square root has lost digits."""
-_GRAM_NOISE = 1e-13
-"""Eigenvalues of a float64 Gram matrix below this share of the largest are rounding."""
+NULL_GAP = 1e-4
+"""Declared null directions count as such where their eigenvalues are below this part of the smallest other one."""
 
 
 @dataclass(frozen=True)
@@ -28,42 +29,118 @@ class Scores:
 
     `reference` sums log max(sigma, 1e-6) over all min(d, n) singular values (the published JEPA-SCORE); `deflated`
     leaves out the structural null directions; `rank_deficit` (int64) counts the remaining values at or below 1e-6;
-    `sigma` `(B, r)` holds the remaining values, descending.
+    `sigma` `(B, r)` holds the remaining values, descending. `approximation` says in words where the scores are not
+    exact (rows of reduced precision), and is None where they are. `gram` is `J J^T` `(B, d, d)` of the whole Jacobians,
+    kept only until somebody has looked at it.
     """
 
     reference: Tensor
     deflated: Tensor
     rank_deficit: Tensor
     sigma: Tensor
+    approximation: str | None = None
+    gram: Tensor | None = None
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
     """Scores of several groups of images as one."""
+    grams = [part.gram for part in parts if part.gram is not None]
     return Scores(
         reference=torch.cat([part.reference for part in parts]),
         deflated=torch.cat([part.deflated for part in parts]),
         rank_deficit=torch.cat([part.rank_deficit for part in parts]),
         sigma=torch.cat([part.sigma for part in parts]),
+        approximation=parts[0].approximation,
+        gram=torch.cat(grams) if grams else None,
     )
 
 
 def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
     """Both scores from Jacobians `(B, d, n)` and an orthonormal basis `(B, d, m)` of structural null directions."""
-    outputs, inputs = jacobian.shape[1:]
+    if jacobian.shape[1] <= jacobian.shape[2]:
+        return scores_from_blocks(lambda: column_blocks(jacobian), nulls)
+    full, gram = singular_values(jacobian), _products(column_blocks(jacobian), None)[0]
     if nulls is None:
-        sigma = full = singular_values(jacobian)
-    elif outputs > inputs:  # the null directions of the head lie among the d - n that vanish anyway
-        full = singular_values(jacobian)
-        sigma = singular_values(_project_out(jacobian, nulls), keep=min(outputs - nulls.shape[2], inputs))
+        return _scores(full, full, gram)
+    # With d > n the null directions of the head lie among the d - n that vanish anyway.
+    kept = min(jacobian.shape[1] - nulls.shape[2], jacobian.shape[2])
+    return _scores(full, singular_values(_project_out(jacobian, nulls), keep=kept), gram)
+
+
+def scores_from_blocks(
+    blocks: Callable[[], Iterable[Tensor]], nulls: Tensor | None, null_gap: float = NULL_GAP
+) -> Scores:
+    """Both scores of Jacobians with d <= n, given as float64 blocks of columns `(B, d, w)`, to be gone through twice.
+
+    With null directions N, the deflated spectrum is that of `P J J^T P`, `P = I - N N^T`. The m values beside it in the
+    whole spectrum are those of `N^T J` less its part in the span of the rows of `P J`, a Schur complement: the product
+    of all is exact, each to a relative error of `null_gap`. They are taken from `N^T J` itself, for in `J J^T` they
+    drown in rounding. An image whose deflated spectrum is too wide for a Gram matrix, or whose declared nulls are none
+    by `null_gap`, gets the SVD of its Jacobian.
+    """
+    gram, null_gram, cross = _products(blocks(), nulls)
+    finite = gram.isfinite().flatten(1).all(dim=1)
+    gram = torch.where(finite.view(-1, 1, 1), gram, 0.0)
+    if nulls is None:
+        values = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0.0)
+        full = sigma = values.sqrt()
+        doubtful = values[:, -1] < _GRAM_CONDITION * values[:, 0]
     else:
-        rest = _project_out(jacobian, nulls)
-        sigma = singular_values(rest, keep=outputs - nulls.shape[2])
-        full = torch.cat([sigma, _null_singular_values(jacobian, rest, nulls)], dim=1)
+        null_gram, cross = (torch.where(finite.view(-1, 1, 1), part, 0.0) for part in (null_gram, cross))
+        keep = gram.shape[1] - nulls.shape[2]
+        projector = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device) - nulls @ nulls.transpose(1, 2)
+        values, vectors = torch.linalg.eigh(projector @ gram @ projector)
+        values, vectors = values[:, -keep:].flip(-1).clamp_min(0.0), vectors[:, :, -keep:].flip(-1)
+        doubtful = values[:, -1] < _GRAM_CONDITION * values[:, 0]
+        part = vectors.transpose(1, 2) @ cross
+        weighted = part / values.unsqueeze(2).clamp_min(torch.finfo(torch.float64).tiny)
+        below = torch.linalg.eigvalsh(null_gram - part.transpose(1, 2) @ weighted).flip(-1).clamp_min(0.0)
+        doubtful |= ~(below[:, 0] <= null_gap * values[:, -1])
+        sigma = values.sqrt()
+        full = torch.cat([sigma, below.sqrt()], dim=1)
+    for index in (doubtful & finite).nonzero().flatten().tolist():
+        jacobian = torch.cat([block[index] for block in blocks()], dim=1)
+        full[index] = torch.linalg.svdvals(jacobian)
+        if nulls is not None:
+            projected = _project_out(jacobian.unsqueeze(0), nulls[index : index + 1])[0]
+            sigma[index] = torch.linalg.svdvals(projected)[: sigma.shape[1]]
+    undefined = ~finite.unsqueeze(1)
+    gram = gram.masked_fill(undefined.unsqueeze(2), torch.nan)
+    return _scores(full.masked_fill(undefined, torch.nan), sigma.masked_fill(undefined, torch.nan), gram)
+
+
+def column_blocks(jacobian: Tensor) -> Iterator[Tensor]:
+    """`(B, d, n)` as float64 blocks of columns, which bound the memory of the wider type."""
+    for start in range(0, jacobian.shape[2], COLUMN_BLOCK):
+        yield jacobian[:, :, start : start + COLUMN_BLOCK].to(torch.float64)
+
+
+def _products(blocks: Iterable[Tensor], nulls: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """`J J^T` `(B, d, d)`, `N^T J J^T N` `(B, m, m)` and `J J^T N` `(B, d, m)`, the last two by way of `N^T J`."""
+    gram: Tensor | None = None
+    for block in blocks:
+        if gram is None:
+            basis = block.new_zeros(*block.shape[:2], 0) if nulls is None else nulls.to(block.device)
+            gram = block @ block.transpose(1, 2)
+            along = basis.transpose(1, 2) @ block
+            null_gram, cross = along @ along.transpose(1, 2), block @ along.transpose(1, 2)
+        else:
+            along = basis.transpose(1, 2) @ block
+            gram += block @ block.transpose(1, 2)
+            null_gram += along @ along.transpose(1, 2)
+            cross += block @ along.transpose(1, 2)
+    if gram is None:
+        raise ValueError("a Jacobian needs at least one block of columns")
+    return gram, null_gram, cross
+
+
+def _scores(full: Tensor, sigma: Tensor, gram: Tensor) -> Scores:
     return Scores(
         reference=log_sum(full).cpu(),
         deflated=log_sum(sigma).cpu(),
         rank_deficit=(sigma <= LOG_FLOOR).sum(dim=1).cpu(),
         sigma=sigma.cpu(),
+        gram=gram,
     )
 
 
@@ -90,34 +167,10 @@ def singular_values(jacobian: Tensor, keep: int | None = None) -> Tensor:
     return torch.where(finite.unsqueeze(1), sigma, torch.nan)
 
 
-def _null_singular_values(jacobian: Tensor, rest: Tensor, nulls: Tensor) -> Tensor:
-    """The singular values that the structural null directions carry: float64 `(B, m)`, ascending.
-
-    They are tiny, mostly rounding of the rows, and would drown in the rounding of the whole Gram matrix, for which the
-    alternative is an SVD of the whole Jacobian. The m rows `N^T J` hold them exactly: `S = C - X^T G^+ X` with
-    `C = N^T J J^T N`, `X = rest J^T N`, `G = rest rest^T` is the Schur complement whose eigenvalues are their squares,
-    to a relative error of `|X|^2 / lambda_min(G)^2`.
-    """
-    rows = nulls.transpose(1, 2).to(rest) @ jacobian.to(torch.float64)
-    finite = rows.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
-    rows, rest = torch.where(finite, rows, 0.0), torch.where(finite, rest, 0.0)
-    values, vectors = torch.linalg.eigh(_gram(rest))
-    inverse = torch.where(values > _GRAM_NOISE * values[:, -1:], 1.0 / values, 0.0)
-    shared = vectors.transpose(1, 2) @ (rest @ rows.transpose(1, 2))
-    schur = rows @ rows.transpose(1, 2) - shared.transpose(1, 2) @ (inverse.unsqueeze(-1) * shared)
-    sigma = torch.linalg.eigvalsh(schur).clamp_min(0.0).sqrt()
-    return torch.where(finite.squeeze(-1), sigma, torch.nan)
-
-
 def _gram(jacobian: Tensor) -> Tensor:
-    """`J J^T` or `J^T J`, whichever is smaller, float64 `(B, m, m)`, summed over column blocks to bound memory."""
+    """`J J^T` or `J^T J`, whichever is smaller, float64 `(B, m, m)`."""
     wide = jacobian if jacobian.shape[1] <= jacobian.shape[2] else jacobian.transpose(1, 2)
-    size, columns = wide.shape[1:]
-    gram = torch.zeros(wide.shape[0], size, size, dtype=torch.float64, device=wide.device)
-    for start in range(0, columns, _COLUMN_BLOCK):
-        block = wide[:, :, start : start + _COLUMN_BLOCK].to(torch.float64)
-        gram += block @ block.transpose(1, 2)
-    return gram
+    return _products(column_blocks(wide), None)[0]
 
 
 def _project_out(jacobian: Tensor, basis: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.scoring import Backoff, Scores, exact_scores
 from minoritybench.scoring.backoff import MemoryExhaustedError, Portion, is_out_of_memory
 from minoritybench.scoring.jacobian import JacobianGraph
+from minoritybench.scoring.vit import LinearisedVit
 
 FAULTS = [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
@@ -48,9 +49,9 @@ def test_scores_are_equal_bit_for_bit(
 ) -> None:
     encoder = load_encoder(name)
     prepared = encoder.prepare(digits[:70])  # a full micro-batch of 64 and a short one
-    wanted = exact_scores(encoder, prepared)
+    wanted = exact_scores(encoder, prepared, path="generic")
     tried = scarce(monkeypatch, MemoryError(), rows=rows, images=images)
-    assert_equal(exact_scores(encoder, prepared), wanted)
+    assert_equal(exact_scores(encoder, prepared, path="generic"), wanted)
     assert tried[0] == Portion(16, 64, 64)
     assert {portion.graph for portion in tried} == {64}
 
@@ -103,3 +104,13 @@ def test_other_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(tried) == 1
         monkeypatch.undo()
     assert not is_out_of_memory(RuntimeError("index out of range"))
+
+
+def test_a_linearised_encoder_that_does_not_fit_is_one_line(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(LinearisedVit, "at", full)
+    encoder = load_encoder("digits-ijepa")
+    with pytest.raises(MemoryExhaustedError, match="out of memory"):
+        exact_scores(encoder, encoder.prepare(digits[:2]))
