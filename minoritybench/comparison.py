@@ -63,7 +63,7 @@ def compare_references(a: str | Path, b: str | Path) -> Comparison:
         population = _identities(rankings)
         size = len(population)
         spearman = _spearman(rankings)
-    elif first.recipe.dataset["sha256"] == second.recipe.dataset["sha256"]:
+    elif first.recipe.dataset.get("sha256") == second.recipe.dataset.get("sha256") is not None:
         size = int(first.recipe.dataset["n"])
     inside = [len(group if population is None else group & population) for group in (ours, theirs)]
     return Comparison(

@@ -76,7 +76,7 @@ def test_samples_are_measured_against_such_a_set_without_its_extractor_as_judge(
     record = minoritybench.evaluate("adm", n=12, seeds=(0,), reference=str(tmp_path / "set"), out=tmp_path / "run")
     assert record.metric("coverage") is not None
     assert record.metric("minority share") is None  # no score of theirs is a threshold for ours
-    assert "digits-pca20" not in record.encoder["judges"]
+    assert "digits-pca20" not in record.encoder.judges
 
 
 def test_features_stand_beside_the_shards_and_belong_to_them(embedded: np.ndarray, tmp_path: Path) -> None:

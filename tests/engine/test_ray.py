@@ -78,7 +78,7 @@ def test_a_worker_killed_once_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("session")
 def test_a_node_that_cannot_start_a_worker_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "_Worker", Unstartable)
-    with pytest.raises(BadInputError, match=r"cannot run minoritybench \(.*nothing_like_this.*install this version"):
+    with pytest.raises(BadInputError, match=r"cannot run minoritybench \(.*toy_workers.*install this version"):
         list(run_shards(touch, str(tmp_path), [0], 1, "ray"))
 
 
