@@ -134,8 +134,10 @@ def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
 def _linearised_scores(
     encoder: Encoder, linear: LinearisedVit, padded: Tensor, real: int, rows_dtype: torch.dtype | None, _: Portion
 ) -> Scores:
-    """Scores of the first `real` images of a padded micro-batch, by hand-written derivatives. Their number was chosen to
-    bound memory, so there is no smaller portion to fall back to."""
+    """Scores of the first `real` images of a padded micro-batch, by hand-written derivatives.
+
+    The number of images was chosen to bound memory, so there is no smaller portion to fall back to.
+    """
     state = linear.at(padded)
     _require_same_output(encoder, padded, state.z)
     return linear.scores(state, null_basis(encoder, state.z), real, rows_dtype)
