@@ -17,11 +17,11 @@ from minoritybench.rng import ImageStreams
 from minoritybench.scoring.backoff import Backoff, Portion
 from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
-from minoritybench.scoring.spectrum import Scores, joined, log_sum, scores_from_jacobian
+from minoritybench.scoring.spectrum import Scores, joined, log_sum, outer_gram, scores_from_jacobian
 
 __all__ = ["ESTIMATORS", "Backoff", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
-ESTIMATORS = ("exact", "rsvd")
+ESTIMATORS = ("exact", "rsvd", "cascade")
 
 _log = logging.getLogger(__name__)
 _RANGE_SLACK = 1e-3
@@ -30,7 +30,7 @@ _RANGE_SLACK = 1e-3
 def jepa_score(
     encoder: Encoder,
     images: Tensor,
-    estimator: Literal["exact", "rsvd"] = "exact",
+    estimator: Literal["exact", "rsvd", "cascade"] = "exact",
     mode: Literal["deflated", "reference"] = "deflated",
     *,
     k: int = 3,
@@ -48,12 +48,14 @@ def jepa_score(
     (the published definition), `mode="deflated"` leaves out the structural null directions that the encoder declares.
     `estimator="rsvd"` is an approximation of another quantity: the sum over the k largest values that a randomised
     SVD with k + p probes and q power iterations finds outside the structural null directions, a lower bound of the
-    exact top-k sum; `mode` does not enter.
+    exact top-k sum; `mode` does not enter. `"cascade"` needs a whole dataset to rank, see `minoritybench.rank_dataset`.
 
     Reference: arXiv:2510.05949; arXiv:2605.24631 Eq. 3 and 8.
     """
     if mode not in ("deflated", "reference"):
         raise BadInputError(f"mode {mode!r} is not one of: deflated, reference")
+    if estimator == "cascade":
+        raise BadInputError("estimator 'cascade' ranks a whole dataset: use rank_dataset(..., estimator=\"cascade\")")
     if estimator not in ESTIMATORS:
         raise BadInputError(f"estimator {estimator!r} is not one of: {', '.join(ESTIMATORS)}")
     _check_images(images)
@@ -75,23 +77,36 @@ def _check_images(images: Tensor) -> None:
 
 
 def exact_scores(
-    encoder: Encoder, prepared: Tensor, *, rows_per_chunk: int = ROWS_PER_CHUNK, backoff: Backoff | None = None
+    encoder: Encoder,
+    prepared: Tensor,
+    *,
+    rows_per_chunk: int = ROWS_PER_CHUNK,
+    backoff: Backoff | None = None,
+    grams: list[Tensor] | None = None,
 ) -> Scores:
     """Exact scores at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches.
 
-    Where memory runs out, it goes on with less at a time (`backoff`, a new one by default), to equal results.
+    Where memory runs out, it goes on with less at a time (`backoff`, a new one by default), to equal results. `grams`,
+    if given, gets `J J^T` of every image appended, float64 `(d, d)` on the CPU.
     """
     size = micro_batch_of(encoder)
     if backoff is None:
         backoff = Backoff(encoder, prepared.device, rows_per_chunk)
     with torch_threads(threads_of(encoder)):
         blocks = [prepared[start : start + size] for start in range(0, prepared.shape[0], size)]
-        return joined([backoff.run(partial(_block_scores, encoder, block)) for block in blocks])
+        parts = []
+        for block in blocks:
+            scores, seen = backoff.run(partial(_block_scores, encoder, block, grams is not None))
+            parts.append(scores)
+            if grams is not None:
+                grams += seen
+        return joined(parts)
 
 
-def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
-    """Scores of at most a micro-batch, holding no more than `portion` at once."""
+def _block_scores(encoder: Encoder, block: Tensor, with_grams: bool, portion: Portion) -> tuple[Scores, list[Tensor]]:
+    """Scores of at most a micro-batch, and `J J^T` of each image if asked for, with no more than `portion` in memory."""
     parts: list[Scores] = []
+    grams: list[Tensor] = []
     for start in range(0, block.shape[0], portion.graph):
         rows = block[start : start + portion.graph]
         graph = JacobianGraph(encoder, pad_rows(rows, portion.graph))
@@ -101,7 +116,9 @@ def _block_scores(encoder: Encoder, block: Tensor, portion: Portion) -> Scores:
             images = slice(first, min(first + portion.images, real))
             jacobian = graph.rows(portion.rows, images)
             parts.append(scores_from_jacobian(jacobian, None if nulls is None else nulls[images]))
-    return joined(parts)
+            if with_grams:
+                grams += [outer_gram(one.unsqueeze(0)).squeeze(0).cpu() for one in jacobian]
+    return joined(parts), grams
 
 
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:

@@ -54,9 +54,9 @@ def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
         sigma = full = singular_values(jacobian)
     elif outputs > inputs:  # the null directions of the head lie among the d - n that vanish anyway
         full = singular_values(jacobian)
-        sigma = singular_values(_project_out(jacobian, nulls), keep=min(outputs - nulls.shape[2], inputs))
+        sigma = singular_values(project_out(jacobian, nulls), keep=min(outputs - nulls.shape[2], inputs))
     else:
-        rest = _project_out(jacobian, nulls)
+        rest = project_out(jacobian, nulls)
         sigma = singular_values(rest, keep=outputs - nulls.shape[2])
         full = torch.cat([sigma, _null_singular_values(jacobian, rest, nulls)], dim=1)
     return Scores(
@@ -110,17 +110,21 @@ def _null_singular_values(jacobian: Tensor, rest: Tensor, nulls: Tensor) -> Tens
 
 
 def _gram(jacobian: Tensor) -> Tensor:
-    """`J J^T` or `J^T J`, whichever is smaller, float64 `(B, m, m)`, summed over column blocks to bound memory."""
-    wide = jacobian if jacobian.shape[1] <= jacobian.shape[2] else jacobian.transpose(1, 2)
-    size, columns = wide.shape[1:]
-    gram = torch.zeros(wide.shape[0], size, size, dtype=torch.float64, device=wide.device)
+    """`J J^T` or `J^T J`, whichever is smaller, float64 `(B, m, m)`."""
+    return outer_gram(jacobian if jacobian.shape[1] <= jacobian.shape[2] else jacobian.transpose(1, 2))
+
+
+def outer_gram(rows: Tensor) -> Tensor:
+    """`A A^T` of `(B, m, n)`: float64 `(B, m, m)`, summed over column blocks to bound memory."""
+    size, columns = rows.shape[1:]
+    gram = torch.zeros(rows.shape[0], size, size, dtype=torch.float64, device=rows.device)
     for start in range(0, columns, _COLUMN_BLOCK):
-        block = wide[:, :, start : start + _COLUMN_BLOCK].to(torch.float64)
+        block = rows[:, :, start : start + _COLUMN_BLOCK].to(torch.float64)
         gram += block @ block.transpose(1, 2)
     return gram
 
 
-def _project_out(jacobian: Tensor, basis: Tensor) -> Tensor:
+def project_out(jacobian: Tensor, basis: Tensor) -> Tensor:
     """`(I - N N^T) J` in float64."""
     rows = jacobian.to(torch.float64)
     basis = basis.to(rows.device)
