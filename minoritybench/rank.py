@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import minoritybench
 from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import MinorityBenchError
+from minoritybench.rank_cascade import cascade_notes, run_cascade
 from minoritybench.rank_features import RARITY, density_agreement, load_features
 from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
@@ -73,9 +75,43 @@ def run_job(job: RankJob) -> RankOutcome:
     with folder_lock(job.out):
         job = resumed(job)
         open_output(job.out, job.plan, force=job.request.force)
+        if job.request.estimator == "cascade":
+            return _finish(job, _cascaded(job))
         receipts = Receipts(job.out, STAGE, FACTS)
         facts = run_stage(score_shard, worker_plan(job), job.shards, receipts, label="scoring", **crew(job.request))
-        return _finish(job, facts)
+        return _finish(job, _scored(job, facts))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the stages left: `table` one row an image, and `report`, what the estimator has to say in the recipe."""
+
+    table: pd.DataFrame
+    failures: list[dict[str, str]]
+    spectra: list[dict[str, Any]]
+    cost: dict[str, float | None]
+    report: dict[str, Any]
+
+
+def _scored(job: RankJob, facts: list[dict[str, Any]]) -> _Scored:
+    tables = [pq.read_table(shard_file(job.out, shard)) for shard in range(job.shards)]
+    cost = {
+        "seconds": sum(float(fact["seconds"]) for fact in facts),
+        "exact_fraction": 1.0 if job.exact else 0.0,
+        "row_fraction": _row_fraction(job),
+    }
+    failures = [failure for fact in facts for failure in fact["failures"]]
+    return _Scored(pa.concat_tables(tables).to_pandas(), failures, [fact["spectrum"] for fact in facts], cost, {})
+
+
+def _cascaded(job: RankJob) -> _Scored:
+    done = run_cascade(job, worker_plan(job))
+    cost: dict[str, float | None] = {
+        "seconds": done.seconds,
+        "exact_fraction": done.exact_fraction,
+        "row_fraction": done.row_fraction,
+    }
+    return _Scored(done.table, done.failures, done.spectra, cost, done.report)
 
 
 def worker_plan(job: RankJob) -> RankPlan:
@@ -96,10 +132,10 @@ def worker_plan(job: RankJob) -> RankPlan:
     )
 
 
-def _finish(job: RankJob, facts: list[dict[str, Any]]) -> RankOutcome:
-    failures = sorted((failure for fact in facts for failure in fact["failures"]), key=lambda failure: failure["id"])
+def _finish(job: RankJob, scored: _Scored) -> RankOutcome:
+    failures = sorted(scored.failures, key=lambda failure: failure["id"])
     write_text(job.out / FAILURES_FILE, csv_text(pd.DataFrame(failures, columns=["id", "error"])))
-    table = pa.concat_tables([pq.read_table(shard_file(job.out, shard)) for shard in range(job.shards)]).to_pandas()
+    table = scored.table
     if table.empty:
         raise NothingScoredError(
             f"none of the {job.images} images could be scored, see {job.out / FAILURES_FILE};"
@@ -107,17 +143,12 @@ def _finish(job: RankJob, facts: list[dict[str, Any]]) -> RankOutcome:
         )
     table = _ranked(_with_value(job, table))
     members, keep = select_members(table, job.keep, job.request.per_class)
-    recipe = _recipe(job, table, members, keep, len(failures))
+    recipe = _recipe(job, table, members, keep, len(failures), scored.report)
     warnings = _warnings(job, table, recipe)
     _write(job.out, table, members, recipe)
-    spectrum = merge_moments([fact["spectrum"] for fact in facts])
+    spectrum = merge_moments(scored.spectra)
     write_text(job.out / GALLERY_FILE, gallery_html(job.source, table, members["id"], recipe, spectrum, warnings))
-    cost = {
-        "seconds": sum(float(fact["seconds"]) for fact in facts),
-        "exact_fraction": 1.0 if job.exact else 0.0,
-        "row_fraction": _row_fraction(job),
-    }
-    return RankOutcome(job.out, recipe, failures, cost, warnings)
+    return RankOutcome(job.out, recipe, failures, scored.cost, warnings)
 
 
 def _with_value(job: RankJob, table: pd.DataFrame) -> pd.DataFrame:
@@ -138,7 +169,9 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: KeepRule, failures: int) -> ReferenceSet:
+def _recipe(
+    job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: KeepRule, failures: int, report: dict[str, Any]
+) -> ReferenceSet:
     spec = job.source.spec
     scores = table["proxy" if job.request.rank_by in RARITY else "value"].dropna()
     return ReferenceSet(
@@ -156,20 +189,25 @@ def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: Keep
             "sha256": index_digest(table),
         },
         encoder=job.plan["encoder"],
-        estimator=job.plan["estimator"],
+        estimator={**job.plan["estimator"], **report},
         statistics={
             "mean": float(scores.mean()),
             "std": float(scores.std(ddof=0)),
             "min": float(scores.min()),
             "max": float(scores.max()),
-            "rank_deficit_share": float((table["rank_deficit"] > 0).mean()) if job.exact else None,
+            "rank_deficit_share": float((table["rank_deficit"].dropna() > 0).mean()) if job.exact else None,
             "confounders": confounder_correlations(table),
-            **({} if job.request.rank_by in RARITY else density_agreement(job.out, job.shards, table)),
+            **(density_agreement(job.out, job.shards, table) if _has_features(job) else {}),
         },
         conversions=dict(sorted(Counter(table["conversion"].dropna()).items())),
         failures=failures,
         minoritybench=minoritybench.__version__,
     )
+
+
+def _has_features(job: RankJob) -> bool:
+    """Whether the shards hold f(x) of every image beside a score that it can be compared with."""
+    return job.request.rank_by not in RARITY and job.request.estimator != "cascade"
 
 
 def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
@@ -201,6 +239,8 @@ def _warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[s
         warnings.append(
             "approximate: ranked by the top-k sum of a randomised SVD (column proxy), another quantity than JEPA-SCORE"
         )
+    if job.request.estimator == "cascade":
+        warnings += cascade_notes(recipe.estimator)
     share = recipe.statistics["rank_deficit_share"]
     if share is not None and share > 0.01:
         warnings.append(

@@ -109,7 +109,7 @@ class RankJob:
     @property
     def exact(self) -> bool:
         """Whether scores are exact JEPA-SCOREs rather than a `proxy`."""
-        return self.request.rank_by == "jepa" and self.request.estimator == "exact"
+        return self.request.rank_by == "jepa" and self.request.estimator != "rsvd"
 
 
 def crew(request: RankRequest) -> dict[str, Any]:
@@ -238,5 +238,7 @@ def _estimator_facts(request: RankRequest) -> dict[str, Any]:
         }
     if request.estimator == "exact":
         return {"name": "exact", "mode": "deflated"}
+    if request.estimator == "cascade":
+        return {"name": "cascade", "mode": "deflated", "seed": 0}
     rsvd = Rsvd()
     return {"name": "rsvd", "k": rsvd.k, "p": rsvd.p, "q": rsvd.q, "seed": 0, "approximation": "sum of the top k only"}

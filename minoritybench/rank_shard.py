@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -55,7 +56,8 @@ class RankPlan:
 
     `token` stands for the content of source and weights, so that a process never reuses one that has changed;
     `threads` is the torch thread count that the scores belong to. Ranked by anything but `jepa`, shards hold features
-    and no scores, for rarity among neighbours takes them all.
+    and no scores, for rarity among neighbours takes them all. `stage` names the receipts, `indices` the images scored
+    (None: all); `gram` has a shard leave the mean of `J J^T` over its images as well.
     """
 
     out: str
@@ -70,6 +72,14 @@ class RankPlan:
     rsvd: Rsvd | None
     shard_size: int
     batch_images: int
+    stage: str = STAGE
+    indices: tuple[int, ...] | None = None
+    gram: bool = False
+
+    def images_of(self, shard: int, total: int) -> Sequence[int]:
+        """The images of a shard, of `total` in the source."""
+        listed: Sequence[int] = range(total) if self.indices is None else self.indices
+        return listed[shard * self.shard_size : (shard + 1) * self.shard_size]
 
 
 class ShardResult:
@@ -80,6 +90,7 @@ class ShardResult:
         self.features: list[NDArray[np.float32]] = []
         self.failures: list[dict[str, str]] = []
         self.moments = SpectrumMoments()
+        self.grams: list[Tensor] = []
 
     def fail(self, name: str, reason: str) -> None:
         """An image that could not be scored."""
@@ -87,15 +98,16 @@ class ShardResult:
 
 
 def score_shard(plan: RankPlan, shard: int) -> None:
-    """Score images `shard * shard_size ...` of the source and leave a parquet file, their features and a receipt."""
+    """Score the images of a shard and leave a parquet file, their features and a receipt."""
     started = perf_counter()
-    source, encoder = _opened(plan.source, plan.token), _loaded(plan)
-    indices = range(shard * plan.shard_size, min((shard + 1) * plan.shard_size, len(source.ids)))
+    source, encoder = open_both(plan)
+    indices = plan.images_of(shard, len(source.ids))
     result = ShardResult()
     with torch_threads(plan.threads):
         for start in range(0, len(indices), plan.batch_images):
             _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], result)
-    table, features = shard_file(Path(plan.out), shard), features_file(Path(plan.out), shard)
+    table = shard_file(Path(plan.out), shard, plan.stage)
+    features, gram = table.with_suffix(".safetensors"), table.with_suffix(".npy")
     with atomic_path(table) as part:
         pq.write_table(pa.Table.from_pylist(result.rows, schema=SHARD_SCHEMA), part)
     with atomic_path(features) as part:
@@ -107,7 +119,18 @@ def score_shard(plan: RankPlan, shard: int) -> None:
         "spectrum": result.moments.as_dict(),
         "seconds": perf_counter() - started,
     }
-    Receipts(Path(plan.out), STAGE).write(shard, [table, features], facts)
+    files = [table, features]
+    if plan.gram:
+        with atomic_path(gram) as part, part.open("wb") as handle:
+            np.save(handle, _mean_gram(result.grams))
+        files.append(gram)
+    Receipts(Path(plan.out), plan.stage).write(shard, files, facts)
+
+
+def _mean_gram(grams: list[Tensor]) -> NDArray[np.float64]:
+    """Their mean in image order, without those that are not finite; `(0, 0)` of none."""
+    finite = [gram for gram in grams if bool(gram.isfinite().all())]
+    return np.asarray((sum(finite[1:], finite[0]) / len(finite)).numpy()) if finite else np.zeros((0, 0))
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ def score_first(plan: RankPlan) -> Trial:
 
     A quick one is scored twice and the second time counts, for the first pass of a process also sets torch up.
     """
-    source, encoder = _opened(plan.source, plan.token), _loaded(plan)
+    source, encoder = open_both(plan)
     indices = range(min(micro_batch_of(encoder), len(source.ids)))
     seconds, result = 0.0, ShardResult()
     for _ in range(2):
@@ -142,9 +165,9 @@ def score_first(plan: RankPlan) -> Trial:
     return Trial(count, seconds, table.nbytes / count, sum(row.nbytes for row in result.features) / count)
 
 
-def shard_file(out: Path, shard: int) -> Path:
+def shard_file(out: Path, shard: int, stage: str = STAGE) -> Path:
     """Where the rows of a shard lie."""
-    return out / "shards" / f"{shard:06d}.parquet"
+    return out / "shards" / (f"{shard:06d}.parquet" if stage == STAGE else f"{stage}-{shard:06d}.parquet")
 
 
 def features_file(out: Path, shard: int) -> Path:
@@ -152,9 +175,15 @@ def features_file(out: Path, shard: int) -> Path:
     return out / "shards" / f"{shard:06d}.safetensors"
 
 
-def _score_batch(plan: RankPlan, source: ImageSource, encoder: Encoder, indices: range, result: ShardResult) -> None:
+def read_batch(
+    plan: RankPlan, source: ImageSource, encoder: Encoder, indices: Sequence[int], result: ShardResult
+) -> tuple[list[tuple[int, dict[str, Any]]], Tensor]:
+    """Decode and prepare images: index and facts of each that can be read, and their network inputs `(N, ...)`.
+
+    The others count as failed. Only network inputs are held: decoded photographs are far larger.
+    """
     read: list[tuple[int, dict[str, Any]]] = []
-    inputs: list[Tensor] = []  # only network inputs are held: decoded photographs are far larger
+    inputs: list[Tensor] = []
     for index in indices:
         try:
             image = source.load(index)
@@ -164,12 +193,18 @@ def _score_batch(plan: RankPlan, source: ImageSource, encoder: Encoder, indices:
         with user_code(plan.encoder):
             inputs.append(prepare_images(encoder, [image]))
         read.append((index, _facts(source.ids[index], image)))
+    return read, torch.cat(inputs) if inputs else torch.empty(0)
+
+
+def _score_batch(
+    plan: RankPlan, source: ImageSource, encoder: Encoder, indices: Sequence[int], result: ShardResult
+) -> None:
+    read, prepared = read_batch(plan, source, encoder, indices, result)
     if not read:
         return
     with user_code(plan.encoder):
-        prepared = torch.cat(inputs)
         features = embeddings(encoder, prepared)
-        scored = _scored(plan, encoder, prepared, [index for index, _ in read], result.moments)
+        scored = _scored(plan, encoder, prepared, [index for index, _ in read], result)
     for (_, facts), values, row in zip(read, scored, features, strict=True):
         if any(value is not None and not math.isfinite(value) for value in values.values()):
             result.fail(facts["id"], "the encoder's Jacobian is not finite here")
@@ -200,7 +235,7 @@ def _facts(name: str, image: LoadedImage) -> dict[str, Any]:
 
 
 def _scored(
-    plan: RankPlan, encoder: Encoder, prepared: Tensor, indices: list[int], moments: SpectrumMoments
+    plan: RankPlan, encoder: Encoder, prepared: Tensor, indices: list[int], result: ShardResult
 ) -> list[dict[str, Any]]:
     """The score columns of each image. An approximation is a `proxy`, never a score."""
     if plan.rank_by != "jepa":
@@ -208,8 +243,9 @@ def _scored(
     if plan.rsvd is not None:
         values = rsvd_scores(encoder, prepared, plan.rsvd, seed=0, indices=indices).tolist()
         return [{"score": None, "score_deflated": None, "rank_deficit": None, "proxy": value} for value in values]
-    scores = exact_scores(encoder, prepared, backoff=_backoff(plan))
-    moments.add(scores.sigma)
+    keep = (lambda grams: result.grams.extend(grams.cpu())) if plan.gram else None
+    scores = exact_scores(encoder, prepared, backoff=_backoff(_bare(plan)), observe=keep)
+    result.moments.add(scores.sigma)
     columns = zip(scores.reference.tolist(), scores.deflated.tolist(), scores.rank_deficit.tolist(), strict=True)
     return [{"score": r, "score_deflated": d, "rank_deficit": k, "proxy": None} for r, d, k in columns]
 
@@ -255,6 +291,15 @@ class SpectrumMoments:
     def as_dict(self) -> dict[str, Any]:
         """For a receipt."""
         return {"count": self.count, **self.sums}
+
+
+def open_both(plan: RankPlan) -> tuple[ImageSource, Encoder]:
+    """Source and encoder of a plan, opened once a process whatever its stage."""
+    return _opened(plan.source, plan.token), _loaded(_bare(plan))
+
+
+def _bare(plan: RankPlan) -> RankPlan:
+    return replace(plan, stage=STAGE, indices=None, gram=False, shard_size=1)
 
 
 @lru_cache(maxsize=1)

@@ -191,14 +191,24 @@ def parse_keep(request: str, total: int) -> int:
     return count
 
 
+def keep_count(request: str, total: int) -> int:
+    """How many of `total` scored images a request keeps: a count is checked against the images before any work, so
+    those that fail later only make the set smaller."""
+    return min(int(request), total) if request.isdecimal() else parse_keep(request, total)
+
+
+def class_of(name: str) -> str:
+    """The class folder of an image's id."""
+    return name.rpartition("/")[0]
+
+
 def select_members(scores: pd.DataFrame, request: str, per_class: int | None) -> tuple[pd.DataFrame, KeepRule]:
     """The lowest-ranked rows of a score table, lowest first; with `per_class` the lowest N of every class folder."""
     ranked = scores.dropna(subset=["rank"]).sort_values("rank", kind="stable")
     if per_class is None:
-        # a count is checked against the images before any work; those that fail later only make the set smaller
-        members = ranked.head(int(request) if request.isdecimal() else parse_keep(request, len(ranked)))
+        members = ranked.head(keep_count(request, len(scores)))
     else:
-        classes = ranked["id"].str.rpartition("/")[0]
+        classes = ranked["id"].map(class_of)
         members = ranked.groupby(classes, sort=False).head(per_class)
         request = f"{per_class} a class"
     return members[MEMBER_COLUMNS], KeepRule(request=request, per_class=per_class, n=len(members))

@@ -17,6 +17,7 @@ _COMMANDS = {
     "sample": ("minoritybench.cli.sample", "Only the sampling stage: PNG files and samples.json."),
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
     "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
+    "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
     "list": ("minoritybench.cli.listing", "List datasets, encoders, methods and the other registered names."),
 }

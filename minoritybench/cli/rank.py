@@ -25,7 +25,11 @@ _NEIGHBOUR_TITLES = {"avgknn": "AvgkNN", "lof": "LOF"}
 )
 @click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own.")
 @click.option(
-    "--estimator", type=click.Choice(["exact", "rsvd"]), default="exact", show_default=True, help="rsvd: top k only."
+    "--estimator",
+    type=click.Choice(["exact", "rsvd", "cascade"]),
+    default="exact",
+    show_default=True,
+    help="rsvd: top k only. cascade: exact for the lowest part, a proxy says which part that is.",
 )
 @click.option(
     "--rank-by",

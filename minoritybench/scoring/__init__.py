@@ -23,7 +23,7 @@ from minoritybench.scoring.vit import LinearisedVit
 
 __all__ = ["ESTIMATORS", "Backoff", "Rsvd", "Scores", "exact_scores", "jepa_score", "rsvd_scores"]
 
-ESTIMATORS = ("exact", "rsvd")
+ESTIMATORS = ("exact", "rsvd", "cascade")
 
 _log = logging.getLogger(__name__)
 _RANGE_SLACK = 1e-3
@@ -32,7 +32,7 @@ _RANGE_SLACK = 1e-3
 def jepa_score(
     encoder: Encoder,
     images: Tensor,
-    estimator: Literal["exact", "rsvd"] = "exact",
+    estimator: Literal["exact", "rsvd", "cascade"] = "exact",
     mode: Literal["deflated", "reference"] = "deflated",
     *,
     k: int = 3,
@@ -50,12 +50,14 @@ def jepa_score(
     (the published definition), `mode="deflated"` leaves out the structural null directions that the encoder declares.
     `estimator="rsvd"` is an approximation of another quantity: the sum over the k largest values that a randomised
     SVD with k + p probes and q power iterations finds outside the structural null directions, a lower bound of the
-    exact top-k sum; `mode` does not enter.
+    exact top-k sum; `mode` does not enter. `"cascade"` needs a whole dataset to rank, see `minoritybench.rank_dataset`.
 
     Reference: arXiv:2510.05949; arXiv:2605.24631 Eq. 3 and 8.
     """
     if mode not in ("deflated", "reference"):
         raise BadInputError(f"mode {mode!r} is not one of: deflated, reference")
+    if estimator == "cascade":
+        raise BadInputError("estimator 'cascade' ranks a whole dataset: use rank_dataset(..., estimator=\"cascade\")")
     if estimator not in ESTIMATORS:
         raise BadInputError(f"estimator {estimator!r} is not one of: {', '.join(ESTIMATORS)}")
     _check_images(images)

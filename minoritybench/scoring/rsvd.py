@@ -7,12 +7,12 @@ the Jacobian are exact, where the published code takes finite differences.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from minoritybench.errors import BadInputError
-from minoritybench.scoring.jacobian import JacobianGraph
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,22 @@ class TopK:
     right: Tensor
 
 
-def range_basis(graph: JacobianGraph, probes: Tensor, q: int, nulls: Tensor | None = None) -> Tensor:
+class JacobianProducts(Protocol):
+    """Products with a batch of Jacobians `(B, d, n)`: of a network's graph, or of a matrix that is known."""
+
+    dim: int
+    inputs: int
+
+    def vjp(self, vectors: Tensor) -> Tensor:
+        """`J^T w` for `(B, l, d)`: `(B, l, n)`."""
+        ...
+
+    def jvp(self, vectors: Tensor) -> Tensor:
+        """`J v` for `(B, l, n)`: `(B, l, d)`."""
+        ...
+
+
+def range_basis(graph: JacobianProducts, probes: Tensor, q: int, nulls: Tensor | None = None) -> Tensor:
     """Orthonormal basis `(B, d, l)` of an approximate top left singular subspace, `l = min(probes, d - m, n)`.
 
     `probes` `(B, l, n)` are random tangents; `q` rounds of `J J^T` sharpen the subspace they span. `nulls` `(B, d, m)`
@@ -64,7 +79,7 @@ def range_basis(graph: JacobianGraph, probes: Tensor, q: int, nulls: Tensor | No
     return basis
 
 
-def top_k(graph: JacobianGraph, basis: Tensor, k: int) -> TopK:
+def top_k(graph: JacobianProducts, basis: Tensor, k: int) -> TopK:
     """The `k` largest singular triplets of `Q Q^T J` for a basis `Q` `(B, d, l)`.
 
     Singular values of `Q^T J` never exceed those of `J` (interlacing), so the score is a lower bound of the exact

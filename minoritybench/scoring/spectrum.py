@@ -64,7 +64,7 @@ def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
         return _scores(full, full, gram)
     # With d > n the null directions of the head lie among the d - n that vanish anyway.
     kept = min(jacobian.shape[1] - nulls.shape[2], jacobian.shape[2])
-    return _scores(full, singular_values(_project_out(jacobian, nulls), keep=kept), gram)
+    return _scores(full, singular_values(project_out(jacobian, nulls), keep=kept), gram)
 
 
 def scores_from_blocks(
@@ -102,7 +102,7 @@ def scores_from_blocks(
         jacobian = torch.cat([block[index] for block in blocks()], dim=1)
         full[index] = torch.linalg.svdvals(jacobian)
         if nulls is not None:
-            projected = _project_out(jacobian.unsqueeze(0), nulls[index : index + 1])[0]
+            projected = project_out(jacobian.unsqueeze(0), nulls[index : index + 1])[0]
             sigma[index] = torch.linalg.svdvals(projected)[: sigma.shape[1]]
     undefined = ~finite.unsqueeze(1)
     gram = gram.masked_fill(undefined.unsqueeze(2), torch.nan)
@@ -173,7 +173,7 @@ def _gram(jacobian: Tensor) -> Tensor:
     return _products(column_blocks(wide), None)[0]
 
 
-def _project_out(jacobian: Tensor, basis: Tensor) -> Tensor:
+def project_out(jacobian: Tensor, basis: Tensor) -> Tensor:
     """`(I - N N^T) J` in float64."""
     rows = jacobian.to(torch.float64)
     basis = basis.to(rows.device)

@@ -1,0 +1,230 @@
+"""What a dataset's spectra say of top-k scores: where scores vary, and how far a randomised SVD is from them."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minoritybench.data.source import ImageDecodeError, ImageSource
+from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, threads_of
+from minoritybench.errors import BadInputError
+from minoritybench.microbatch import pad_rows, torch_threads
+from minoritybench.rank_job import RankJob, RankRequest, prepare_job
+from minoritybench.rank_shard import prepare_images
+from minoritybench.registry import user_code
+from minoritybench.report.spectra import spectra_html
+from minoritybench.rng import ImageStreams
+from minoritybench.scoring.bounds import OFFSET_FROM, DenseJacobian, ErrorTerms, error_terms
+from minoritybench.scoring.jacobian import JacobianGraph
+from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
+from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum, project_out, singular_values
+from minoritybench.store import folder_lock, open_output, pretty_json, write_text
+
+FORMAT = 1
+DEFAULT_K = (2, 4, 6, 8, 10)
+"""The ranks of Table 5 in arXiv:2605.24631."""
+DEFAULT_LIMIT = 200
+_TERMS = ("error", "e_rsvd", "e_trunc", "e_trunc_delta", "bound_rsvd", "bound_trunc", "offset_ratio")
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AnalysisRequest:
+    """What `analyze scores` was asked for; `cases` are the settings of the randomised SVD to look at."""
+
+    dataset: str
+    root: str | None = None
+    split: str | None = None
+    encoder: str | None = None
+    weights: str | None = None
+    limit: int = DEFAULT_LIMIT
+    k: tuple[int, ...] = DEFAULT_K
+    p: tuple[int, ...] = (2,)
+    q: tuple[int, ...] = (2,)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "float32"
+    out: Path | None = None
+    force: bool = False
+
+    @property
+    def cases(self) -> list[Rsvd]:
+        """Every combination of k, p and q."""
+        return [Rsvd(*case) for case in itertools.product(self.k, self.p, self.q)]
+
+
+def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
+    """Spectrum, error decomposition and bounds over the first `limit` images, as one JSON-ready document.
+
+    With `out`, analysis.json and analysis.html are written there. Errors: a k below 2, or one that reaches the number
+    of singular values there are, is bad input.
+    """
+    if min(request.k) < 2:
+        raise BadInputError(f"--k {min(request.k)}: the bound of Proposition 4.1 needs k >= 2")
+    cases = request.cases
+    job = prepare_job(
+        RankRequest(
+            request.dataset,
+            root=request.root,
+            split=request.split,
+            encoder=request.encoder,
+            weights=request.weights,
+            limit=request.limit,
+            device=request.device,
+            dtype=request.dtype,
+            keep="1",
+        )
+    )
+    if request.out is None:
+        return _document(job, request, cases)
+    facts = {"kind": "analyze-scores", "format": FORMAT, "dataset": job.plan["dataset"], "encoder": job.plan["encoder"]}
+    plan = {**facts, "cases": [[case.k, case.p, case.q] for case in cases], "seed": request.seed}
+    with folder_lock(request.out):
+        open_output(request.out, plan, force=request.force)
+        document = _document(job, request, cases)
+        write_text(request.out / "analysis.json", pretty_json(document))
+        write_text(request.out / "analysis.html", spectra_html(document))
+    return document
+
+
+def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd]) -> dict[str, Any]:
+    sigmas: list[Tensor] = []
+    found: list[list[Tensor]] = [[] for _ in cases]
+    unreadable = 0
+    size = micro_batch_of(job.encoder)
+    with torch_threads(int(job.plan["encoder"]["threads"])):
+        for start in range(0, job.images, size):
+            indices, prepared = _read(
+                job.source, job.encoder, job.encoder_name, range(start, min(start + size, job.images))
+            )
+            unreadable += min(size, job.images - start) - len(indices)
+            if not indices:
+                continue
+            with user_code(job.encoder_name):
+                jacobian = _deflated(job.encoder, prepared)
+            finite = jacobian.isfinite().flatten(1).all(dim=1)
+            unreadable += int((~finite).sum())
+            kept = [index for index, good in zip(indices, finite.tolist(), strict=True) if good]
+            if not kept:
+                continue
+            sigmas.append(singular_values(jacobian[finite], keep=_rank(job.encoder, prepared, jacobian)))
+            for case, parts in zip(cases, found, strict=True):
+                parts.append(_approximate(jacobian[finite], case, request.seed, kept))
+    if not sigmas:
+        raise BadInputError(f"none of the {job.images} images gave a spectrum")
+    sigma = torch.cat(sigmas)
+    too_large = [case.k for case in cases if case.k >= sigma.shape[1]]
+    if too_large:
+        raise BadInputError(f"--k {max(too_large)}: there are only {sigma.shape[1]} singular values; choose smaller k")
+    rows = [_row(sigma, torch.cat(parts), case) for case, parts in zip(cases, found, strict=True)]
+    return {
+        "dataset": {**job.source.spec.as_dict(), "images": sigma.shape[0], "failed": unreadable},
+        "encoder": job.plan["encoder"],
+        "singular_values": sigma.shape[1],
+        "seed": request.seed,
+        "offset_from": OFFSET_FROM,
+        "spectrum": spectrum_facts(sigma),
+        "cases": rows,
+        "proposition_4_1": {
+            "checked": sum(row["checked"] for row in rows),
+            "violated": sum(row["violated"] for row in rows),
+        },
+    }
+
+
+def _read(source: ImageSource, encoder: Encoder, name: str, indices: range) -> tuple[list[int], Tensor]:
+    """Indices and network inputs of the images that can be read."""
+    read: list[int] = []
+    inputs: list[Tensor] = []
+    for index in indices:
+        try:
+            image = source.load(index)
+        except ImageDecodeError:
+            continue
+        with user_code(name):
+            inputs.append(prepare_images(encoder, [image]))
+        read.append(index)
+    return read, torch.cat(inputs) if inputs else torch.empty(0)
+
+
+def _deflated(encoder: Encoder, prepared: Tensor) -> Tensor:
+    """Jacobians `(B, d, n)` without the head's structural null directions, float64."""
+    graph = JacobianGraph(encoder, pad_rows(prepared, micro_batch_of(encoder)))
+    rows, nulls = graph.rows()[: len(prepared)], null_basis(encoder, graph.z)
+    return rows.to(torch.float64) if nulls is None else project_out(rows, nulls[: len(prepared)])
+
+
+def _rank(encoder: Encoder, prepared: Tensor, jacobian: Tensor) -> int:
+    """Singular values that are not structurally zero."""
+    with torch.no_grad(), torch_threads(threads_of(encoder)):
+        nulls = null_basis(encoder, encoder(prepared[:1]))
+    return min(jacobian.shape[1] - (0 if nulls is None else nulls.shape[2]), jacobian.shape[2])
+
+
+def _approximate(jacobian: Tensor, case: Rsvd, seed: int, indices: list[int]) -> Tensor:
+    """The k largest singular values by randomised SVD, float64 `(B, k)`, each image with probes of its own."""
+    products = DenseJacobian(jacobian)
+    probes = ImageStreams(seed, indices).normal((case.probes, products.inputs), "score-probes").to(jacobian)
+    return top_k(products, range_basis(products, probes, case.q), case.k).sigma
+
+
+def spectrum_facts(sigma: Tensor) -> dict[str, list[float]]:
+    """By position i, over images: mean and variance of sigma_i and of log sigma_i, and the shares of both total
+    variances that positions 1..i hold (figure 5 of arXiv:2605.24631 shows the first; the score sums logarithms).
+
+    `sigma` `(N, r)`, descending; variances with divisor N.
+    """
+    logs = sigma.clamp_min(LOG_FLOOR).log()
+    facts: dict[str, list[float]] = {}
+    for name, values in (("sigma", sigma), ("log", logs)):
+        variance = values.var(dim=0, correction=0)
+        total = variance.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        facts[f"{name}_mean"] = values.mean(dim=0).tolist()
+        facts[f"{name}_variance"] = variance.tolist()
+        facts[f"{name}_cumulative"] = (variance.cumsum(dim=0) / total).tolist()
+    return facts
+
+
+def _row(sigma: Tensor, approximate: Tensor, case: Rsvd) -> dict[str, Any]:
+    """A line of Table 5, means over images, with how well the top k stands for the whole score."""
+    terms: ErrorTerms = error_terms(sigma, approximate, case.q)
+    holds = terms.holds
+    score = log_sum(sigma).numpy()
+    exact, rough = log_sum(sigma[:, : case.k]).numpy(), log_sum(approximate).numpy()
+    return {
+        "k": case.k,
+        "p": case.p,
+        "q": case.q,
+        **{name: float(getattr(terms, name).mean()) for name in _TERMS},
+        "checked": len(holds),
+        "violated": int((~holds).sum()),
+        "spearman_top_k": _correlation(_ranks(exact), _ranks(score)),
+        "r2_top_k": _square(_correlation(exact, score)),
+        "spearman_rsvd": _correlation(_ranks(rough), _ranks(score)),
+        "r2_rsvd": _square(_correlation(rough, score)),
+    }
+
+
+def _ranks(values: Array) -> Array:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values), dtype=np.float64)
+
+
+def _correlation(a: Array, b: Array) -> float | None:
+    """Pearson's; None where one of them does not vary."""
+    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _square(value: float | None) -> float | None:
+    return None if value is None else value**2
