@@ -104,7 +104,7 @@ def exact_scores(
 
 
 def _block_scores(encoder: Encoder, block: Tensor, with_grams: bool, portion: Portion) -> tuple[Scores, list[Tensor]]:
-    """Scores of at most a micro-batch, and `J J^T` of each image if asked for, with no more than `portion` in memory."""
+    """Scores of at most a micro-batch, and `J J^T` of each image if asked for, holding at most `portion`."""
     parts: list[Scores] = []
     grams: list[Tensor] = []
     for start in range(0, block.shape[0], portion.graph):
