@@ -65,7 +65,7 @@ def sketch_shard(plan: SketchPlan, shard: int) -> None:
         "failures": result.failures,
         "seconds": perf_counter() - started,
     }
-    Receipts(Path(plan.rank.out), plan.rank.stage).write(shard, [file], facts)
+    Receipts(Path(plan.rank.out), plan.rank.stage, plan.rank.token).write(shard, [file], facts)
 
 
 def _features(encoder: Encoder, prepared: Tensor, probes: Tensor) -> list[dict[str, list[float]]]:

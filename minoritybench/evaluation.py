@@ -86,6 +86,8 @@ class EvaluateRequest:
                 object.__setattr__(self, name, kind(value))
         if bool(self.sample.method) == (self.samples is not None):
             raise BadInputError("give either --method or --samples")
+        if self.samples is not None and self.sample.dtype != "float32":
+            raise BadInputError(f"--dtype {self.sample.dtype}: samples are measured in float32 only")
         if self.samples is not None and (self.sample.settings or self.sample.seeds or self.sample.class_conditional):
             raise BadInputError("--set, --seed and --class-conditional say how to sample; --samples are drawn already")
 
@@ -160,6 +162,8 @@ def run_job(job: EvaluateJob) -> RunRecord:
     """Do what is not done yet and return the record; a finished run is read back, not repeated."""
     if job.request.samples is not None:
         refuse_overlap(job.out, job.request.samples)
+    if job.request.reference is not None and Path(job.request.reference).is_dir():
+        refuse_overlap(job.out, Path(job.request.reference), inside=True)
     with folder_lock(job.out):
         open_output(job.out, job.plan, force=job.request.force)
         path = job.out / RECORD_FILE
@@ -209,7 +213,7 @@ def _sample_facts(request: EvaluateRequest) -> dict[str, Any]:
     if not request.samples.is_dir():
         raise BadInputError(f"--samples {request.samples}: no such folder of images")
     source = _sample_folder(request)
-    return {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}}
+    return {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}, "device": request.sample.device}
 
 
 def _sample_folder(request: EvaluateRequest) -> FolderSource:
@@ -256,7 +260,7 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
         measure_shard,
         plan,
         plan.shards,
-        Receipts(job.out, STAGE, FACTS),
+        Receipts(job.out, STAGE, plan.token, FACTS),
         label="measuring",
         workers=job.request.workers,
         engine=job.request.sample.engine,

@@ -75,7 +75,7 @@ def measure_shard(plan: MeasurePlan, shard: int) -> None:
     file = measure_file(Path(plan.out), shard)
     with atomic_path(file) as part:
         save_file(arrays, part)
-    Receipts(Path(plan.out), STAGE).write(shard, [file], {"images": len(images), "tool": tool})
+    Receipts(Path(plan.out), STAGE, plan.token).write(shard, [file], {"images": len(images), "tool": tool})
 
 
 def measure_file(out: Path, shard: int) -> Path:

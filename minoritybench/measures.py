@@ -20,6 +20,7 @@ from minoritybench.metrics import (
 )
 from minoritybench.records import BenchmarkSpec, MetricRecord, metric_id
 from minoritybench.references import LoadedReference
+from minoritybench.registry import code_digests
 
 Arrays = Mapping[str, NDArray[Any]]
 Measure = Callable[[Arrays], MetricValue]
@@ -122,7 +123,9 @@ def _share_plan(reference: LoadedReference, judges: Judges) -> list[MetricPlan]:
     """Measured by the encoder that ranked the reference set, where it is among the judges with the same weights and the
     set was ranked by exact scores: any other threshold would be one of another quantity."""
     ranked_by, threshold = reference.recipe.encoder["name"], reference.recipe.threshold
-    known = ranked_by in judges.weights and judges.weights[ranked_by] == reference.recipe.encoder["weights_sha256"]
+    made_by = reference.recipe.encoder
+    known = ranked_by in judges.weights and judges.weights[ranked_by] == made_by["weights_sha256"]
+    known = known and code_digests(ranked_by).get(ranked_by) == made_by.get("code_sha256")
     if threshold is None or not known:
         return []
     key = score_key(ranked_by, "deflated")

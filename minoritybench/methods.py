@@ -33,7 +33,7 @@ class ConfiguredMethod:
     @property
     def needs_encoder(self) -> bool:
         """Whether sampling needs the guide encoder."""
-        return "encoder" in getattr(self.instance, "requires", frozenset())
+        return "encoder" in (getattr(self.instance, "requires", None) or ())
 
 
 def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) -> ConfiguredMethod:
@@ -46,7 +46,7 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
         raise BadInputError(f"method {name!r} is not a dataclass; its hyperparameters must be dataclass fields")
     chosen = dict(settings)
     preset = chosen.pop("preset", DEFAULT_PRESET)
-    presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", {})
+    presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", None) or {}
     if preset != DEFAULT_PRESET and preset not in presets:
         raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
     values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
@@ -56,7 +56,7 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     converted = {key: _converted(name, key, value, fields) for key, value in values.items()}
     with user_code(name):
         instance = cls(**converted)
-    unknown = set(getattr(instance, "requires", ())) - KNOWN_NEEDS
+    unknown = set(getattr(instance, "requires", None) or ()) - KNOWN_NEEDS
     if unknown:
         raise BadInputError(f"method {name!r} requires {', '.join(sorted(unknown))}, which this version cannot provide")
     return ConfiguredMethod(name, instance, _params(name, instance), preset)

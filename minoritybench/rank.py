@@ -71,13 +71,13 @@ def rank_dataset(dataset: str | Path, **options: Any) -> RankOutcome:
 def run_job(job: RankJob) -> RankOutcome:
     """Score what is not scored yet, then write the artefacts from the shards."""
     if job.source.spec.root is not None:
-        refuse_overlap(job.out, Path(job.source.spec.root))
+        refuse_overlap(job.out, Path(job.source.spec.root), inside=True)  # no artefact is an image
     with folder_lock(job.out):
         job = resumed(job)
         open_output(job.out, job.plan, force=job.request.force)
         if job.request.estimator == "cascade":
             return _finish(job, _cascaded(job))
-        receipts = Receipts(job.out, STAGE, FACTS)
+        receipts = Receipts(job.out, STAGE, digest_of(job.plan), FACTS)
         facts = run_stage(score_shard, worker_plan(job), job.shards, receipts, label="scoring", **crew(job.request))
         return _finish(job, _scored(job, facts))
 

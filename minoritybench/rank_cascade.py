@@ -113,7 +113,7 @@ class _Cascade:
 
     def search(self) -> None:
         """Decide and score, round by round, until nothing is left that may be low; or score everything."""
-        receipts = Receipts(self.job.out, "decision", _DECISION_FACTS)
+        receipts = Receipts(self.job.out, "decision", self.plan.token, _DECISION_FACTS)
         while self._left().size:
             number = len(self.decisions)
             if number == 1:
@@ -301,7 +301,7 @@ class _Cascade:
     ) -> tuple[list[pd.DataFrame], list[dict[str, Any]]]:
         """Run a stage's shards; its tables and facts, with seconds and failures taken note of."""
         shards = -(-images // plan.shard_size)
-        receipts = Receipts(self.job.out, plan.stage, needed)
+        receipts = Receipts(self.job.out, plan.stage, plan.token, needed)
         facts = run_stage(worker, work, shards, receipts, label=plan.stage, **crew(self.job.request))
         for fact in facts:
             self.seconds += float(fact["seconds"])

@@ -124,7 +124,7 @@ def score_shard(plan: RankPlan, shard: int) -> None:
         with atomic_path(gram) as part, part.open("wb") as handle:
             np.save(handle, _mean_gram(result.grams))
         files.append(gram)
-    Receipts(Path(plan.out), plan.stage).write(shard, files, facts)
+    Receipts(Path(plan.out), plan.stage, plan.token).write(shard, files, facts)
 
 
 def _mean_gram(grams: list[Tensor]) -> NDArray[np.float64]:

@@ -96,6 +96,7 @@ def _check_recipe(recipe: ReferenceSet, path: Path) -> None:
         "dataset.split": (recipe.dataset.get("split"), str | None),
         "dataset.limit": (recipe.dataset.get("limit"), int | None),
         "encoder.name": (recipe.encoder.get("name"), str),
+        "encoder.weights_sha256": (recipe.encoder.get("weights_sha256", 0), str | None),
     }
     for field, (value, kind) in needed.items():
         if not isinstance(value, kind):

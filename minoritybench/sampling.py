@@ -44,7 +44,7 @@ LABEL_STREAM = "labels"
 STAGE = "sample"
 FACTS = frozenset({"rows", "seconds", "passes", "tool"})
 _SHARD_SIZE = 128
-_SAMPLE_FORMAT = 1
+_SAMPLE_FORMAT = 2
 """Raised whenever the same plan would give other images."""
 
 
@@ -67,7 +67,8 @@ class SampleRequest:
     engine: str = "local"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", tuple(int(seed) for seed in self.seeds))
+        seeds = self.seeds if hasattr(self.seeds, "__iter__") else [self.seeds]
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
         object.__setattr__(self, "settings", tuple(dict(self.settings).items()))
         if self.batch_size is not None and self.batch_size < 1:
             raise BadInputError("--batch-size must be at least 1")
@@ -182,7 +183,7 @@ def open_sampler(request: SampleRequest) -> Sampler:
 
 def draw(plan: SamplePlan) -> SampleOutcome:
     """Draw the shards that are not done yet and write the manifest. The caller holds the folder's lock."""
-    receipts = Receipts(Path(plan.out), STAGE, FACTS)
+    receipts = Receipts(Path(plan.out), STAGE, plan.token, FACTS)
     request = plan.request
     facts = run_stage(
         sample_shard,
@@ -225,7 +226,7 @@ def sample_shard(plan: SamplePlan, shard: int) -> None:
             }
         )
     facts = {"rows": rows, "seconds": perf_counter() - started, "passes": passes, "tool": tool}
-    Receipts(Path(plan.out), STAGE).write(shard, files, facts)
+    Receipts(Path(plan.out), STAGE, plan.token).write(shard, files, facts)
 
 
 def sample_images(

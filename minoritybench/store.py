@@ -84,7 +84,9 @@ def write_text(path: Path, text: str) -> None:
 def read_json(path: Path) -> Any:
     """Parse a JSON file; a broken one is a one-line error that names it."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
+        canonical_json(value).encode()  # a lone surrogate, written as an escape, could be printed nowhere
+        return value
     except FileNotFoundError as error:
         raise BadInputError(f"no such file: {path}") from error
     except (OSError, ValueError, RecursionError) as error:  # also: absurdly long integers, absurdly deep nesting
@@ -94,13 +96,15 @@ def read_json(path: Path) -> Any:
 class Receipts:
     """Which shards are done. A receipt is written last and lists its shard's files with their digests.
 
-    A shard is done when its receipt parses, has every fact in `facts`, and every file it lists has the stated size and
-    SHA-256; anything else is done again, so a kill at any point costs at most the shards in flight.
+    A shard is done when its receipt is unedited, belongs to the plan of digest `token`, has every fact in `facts`, and
+    every file it lists has the stated size and SHA-256; anything else is done again, so a kill at any point costs at
+    most the shards in flight.
     """
 
-    def __init__(self, root: Path, stage: str, facts: frozenset[str] = frozenset()) -> None:
+    def __init__(self, root: Path, stage: str, token: str, facts: frozenset[str] = frozenset()) -> None:
         self.root = root
         self.stage = stage
+        self.token = token
         self._needed = facts
 
     def path(self, shard: int) -> Path:
@@ -113,15 +117,17 @@ class Receipts:
             {"path": f.relative_to(self.root).as_posix(), "bytes": f.stat().st_size, "sha256": sha256_file(f)}
             for f in files
         ]
-        write_text(self.path(shard), pretty_json({"shard": shard, "files": listed, "facts": facts}))
+        receipt = {"shard": shard, "plan": self.token, "files": listed, "facts": facts}
+        write_text(self.path(shard), pretty_json({**receipt, "sha256": digest_of(receipt)}))
 
     def read(self, shard: int) -> dict[str, Any] | None:
         """The facts of a shard that is done, else None."""
         try:
             receipt = json.loads(self.path(shard).read_text("utf-8"))
-            whole = all(self._valid(item) for item in receipt["files"])
+            written = receipt.pop("sha256") == digest_of(receipt) and receipt["plan"] == self.token
+            whole = written and all(self._valid(item) for item in receipt["files"])
             facts: dict[str, Any] = receipt["facts"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # absent, truncated or foreign: the shard counts as not done
         return facts if whole and isinstance(facts, dict) and self._needed <= facts.keys() else None
 
@@ -150,10 +156,10 @@ def open_output(folder: Path, plan: dict[str, Any], *, force: bool) -> None:
     write_text(marker, pretty_json(plan))
 
 
-def refuse_overlap(out: Path, inputs: Path) -> None:
-    """An output folder may be neither its own input nor around or inside it."""
+def refuse_overlap(out: Path, inputs: Path, *, inside: bool = False) -> None:
+    """An output folder may be neither its own input nor around it; nor `inside` it, unless that is allowed."""
     ours, theirs = out.resolve(), inputs.resolve()
-    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+    if ours == theirs or ours in theirs.parents or (not inside and theirs in ours.parents):
         raise BadInputError(f"--out {out} overlaps the input {inputs}; choose a folder apart from it")
 
 
@@ -175,10 +181,10 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what our runs leave, by name; anything else in the folder stays."""
-    for item in folder.iterdir():
-        if not _OUR_NAMES.fullmatch(item.name):
-            continue
+    """Remove what our runs leave, by name; anything else in the folder stays. The plan goes last: a folder without one
+    is nobody's, and a kill half-way would leave it so."""
+    ours = [item for item in folder.iterdir() if _OUR_NAMES.fullmatch(item.name)]
+    for item in sorted(ours, key=lambda item: item.name == PLAN_FILE):
         if item.is_dir() and not item.is_symlink():
             shutil.rmtree(item)
         else:

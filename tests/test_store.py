@@ -35,7 +35,7 @@ def test_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
 
 
 def test_receipt_holds_only_while_its_files_are_whole(tmp_path: Path) -> None:
-    receipts = Receipts(tmp_path, "score")
+    receipts = Receipts(tmp_path, "score", "a plan")
     file = tmp_path / "shards" / "0.bin"
     write_text(file, "content")
     assert receipts.read(0) is None

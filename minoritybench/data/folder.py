@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 class FolderSource:
     """Every file below `spec.root` with an image suffix; the id is its path from there, with forward slashes.
 
-    Links to files and folders are followed, a folder that contains itself is entered once on the way down. A listed
-    name that is no regular file (a pipe, a broken link) or no UTF-8 text fails as that image; the id of the latter
+    Links to files and folders are followed, but a folder is read once, however many links lead to it. A listed name
+    that is no regular file (a pipe, a broken link) or no UTF-8 text fails as that image; the id of the latter
     shows its bytes as `\\xNN`.
     """
 
@@ -74,36 +74,47 @@ def read_image_file(path: Path) -> bytes:
         raise ImageDecodeError(f"cannot be read: {error.strerror}") from error
 
 
-def _image_names(folder: Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Names below a folder, relative to where the search began; `above` are the folders on the way down, by device and
-    inode, none of which is entered again."""
+def _image_names(root: Path) -> Iterator[str]:
+    """Names below a folder, relative to it. Every folder is listed once, by its own path before any link to it."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [(root, "")]
+    while waiting:
+        links: list[tuple[Path, str]] = []
+        for folder, prefix in waiting:
+            yield from _below(folder, prefix, seen, links)
+        waiting = sorted(links, key=lambda link: link[1])
+
+
+def _below(folder: Path, prefix: str, seen: set[tuple[int, int]], links: list[tuple[Path, str]]) -> Iterator[str]:
+    """Names below a folder without following `links`, to which those met are added, to folders not in `seen` yet."""
     try:
         here = folder.stat()
-        entries = list(os.scandir(folder))
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         _log.warning("%s is left out: %s", escaped(str(folder)), error.strerror)
         return
-    inside = (*above, (here.st_dev, here.st_ino))
+    if (here.st_dev, here.st_ino) in seen:
+        return
+    seen.add((here.st_dev, here.st_ino))
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        there = _folder_identity(entry)
-        if there is not None:
-            if there not in inside:
-                yield from _image_names(folder / entry.name, f"{prefix}{entry.name}/", inside)
+        if _is_folder(entry):
+            below = (folder / entry.name, f"{prefix}{entry.name}/")
+            if entry.is_symlink():
+                links.append(below)
+            else:
+                yield from _below(*below, seen, links)
         elif Path(entry.name).suffix.lower() in SUFFIXES:
             yield prefix + entry.name
 
 
-def _folder_identity(entry: os.DirEntry[str]) -> tuple[int, int] | None:
-    """Device and inode of a folder or of one that a link leads to; None for anything else, broken links among them."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or leads to one; not so for anything else, broken links among them."""
     try:
-        if not entry.is_dir():  # known from the listing: a million files need no call each
-            return None
-        facts = entry.stat()
+        return entry.is_dir()  # known from the listing: a million files need no call each
     except OSError:
-        return None
-    return facts.st_dev, facts.st_ino
+        return False
 
 
 def _unique_ids(names: list[str]) -> dict[str, str]:

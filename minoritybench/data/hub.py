@@ -214,14 +214,23 @@ def _check_whole(name: str, files: list[Path], split: str, command: str) -> None
 def image_column(schema: Any, path: Path) -> str:
     """The column of `{bytes, path}` structs; where there are several, the one declared as Image or called `image`."""
     structs = [field.name for field in schema if pa.types.is_struct(field.type) and _has_bytes(field.type)]
-    stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = stated.get("info", {}).get("features", {})
-    images = [name for name in structs if features.get(name, {}).get("_type") == "Image"] or structs
+    declared = _declared_images(schema)
+    images = [name for name in structs if name in declared] or structs
     best = next((name for name in _PREFERRED if name in images), None)
     if best is None and len(images) != 1:
         held = f"several image columns ({', '.join(images)})" if images else "no column of {bytes, path} structs"
         raise BadInputError(f"{path} has {held}; its columns: {', '.join(schema.names)}")
     return best or images[0]
+
+
+def _declared_images(schema: Any) -> set[str]:
+    """Columns that the file's own metadata call images; none where it holds nothing of the kind."""
+    try:
+        stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = stated["info"]["features"]
+        return {name for name, feature in features.items() if feature.get("_type") == "Image"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def _has_bytes(struct: Any) -> bool:

@@ -72,6 +72,8 @@ def jepa_score(
 
 
 def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.ndim == 3:
+        raise BadInputError("images must be a float tensor (B, 3, H, W) in [0, 1]; images[None] makes a batch of one")
     if not images.is_floating_point():
         raise BadInputError(f"images must be float in [0, 1], not {images.dtype}; divide 8-bit images by 255")
     if images.numel() and not (float(images.min()) >= -_RANGE_SLACK and float(images.max()) <= 1 + _RANGE_SLACK):

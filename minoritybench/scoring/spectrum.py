@@ -56,7 +56,16 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 
 def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
-    """Both scores from Jacobians `(B, d, n)` and an orthonormal basis `(B, d, m)` of structural null directions."""
+    """Both scores from Jacobians `(B, d, n)` and an orthonormal basis `(B, d, m)` of structural null directions.
+
+    Image by image: batched products take other kernels for other batch sizes, and with several threads the last digit
+    would depend on how many images came together.
+    """
+    each = [None if nulls is None else nulls[i : i + 1] for i in range(len(jacobian))]
+    return joined([_scores_of_one(jacobian[i : i + 1], basis) for i, basis in enumerate(each)])
+
+
+def _scores_of_one(jacobian: Tensor, nulls: Tensor | None) -> Scores:
     if jacobian.shape[1] <= jacobian.shape[2]:
         return scores_from_blocks(lambda: column_blocks(jacobian), nulls)
     full, gram = singular_values(jacobian), _products(column_blocks(jacobian), None)[0]

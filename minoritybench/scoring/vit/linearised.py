@@ -5,11 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from minoritybench.scoring.spectrum import COLUMN_BLOCK, NULL_GAP, Scores, scores_from_blocks, scores_from_jacobian
+from minoritybench.scoring.spectrum import (
+    COLUMN_BLOCK,
+    NULL_GAP,
+    Scores,
+    joined,
+    scores_from_blocks,
+    scores_from_jacobian,
+)
 from minoritybench.scoring.vit.backward import pull_back
 from minoritybench.scoring.vit.forward import VitState, run
 from minoritybench.scoring.vit.weights import VitWeights
@@ -74,7 +82,11 @@ class LinearisedVit:
         if self.dim > rows.shape[1] * rows.shape[3]:
             scores = scores_from_jacobian(rows.transpose(1, 2).flatten(2).to(state.z.dtype), nulls)
         else:
-            scores = scores_from_blocks(lambda: token_blocks(rows), nulls, math.inf if reduced else NULL_GAP)
+            gap = math.inf if reduced else NULL_GAP
+            each = [None if nulls is None else nulls[i : i + 1] for i in range(count)]
+            scores = joined(
+                [scores_from_blocks(partial(token_blocks, rows[i : i + 1]), basis, gap) for i, basis in enumerate(each)]
+            )
         if not reduced:
             return scores
         name = str(rows.dtype).removeprefix("torch.")
