@@ -125,11 +125,10 @@ linear, prepared = encoder.linearised(), encoder.prepare(torch.rand(1, 3, 224, 2
 state = linear.at(prepared)
 buffer = torch.empty(1, 257, 1024, 1024).fill_(1.0)
 identity = torch.eye(1024).unsqueeze(0)
-rows = torch.empty(1, 256, 1024, linear.weights.patch_factor.shape[1]).fill_(1.0)
-rows[:, :, :32] = linear.rows(state, identity[:, :32], out=buffer[:, :, :32])
-for block in token_blocks(rows):
-    gram = block @ block.transpose(1, 2)
-    break
+linear.rows(state, identity[:, :32], out=buffer[:, :, :32])
+rows = buffer[:, 1:, :, : linear.weights.patch_factor.shape[1]]
+block = next(iter(token_blocks(rows)))
+gram = block @ block.transpose(1, 2)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """
 
