@@ -52,7 +52,7 @@ class LinearisedVit:
             pull_back(weights, state, cotangents, out)
             patches, factor = out[:, weights.first_patch :], weights.patch_factor.to(out.dtype)
             step = max(1, _FACTOR_ELEMENTS // patches[:, 0].numel())
-            for part in patches.split(step, dim=1):
+            for part in torch.split(patches, step, dim=1):
                 part[..., : factor.shape[1]] = part @ factor
             return patches[..., : factor.shape[1]]
 
