@@ -118,19 +118,22 @@ def test_whole_spectrum_with_declared_nulls_is_that_of_an_svd(scale: float) -> N
 
 MEMORY = """
 import resource, torch, minoritybench
+from minoritybench.scoring.vit.backward import _Scratch
 from minoritybench.scoring.vit.linearised import token_blocks
 torch.set_num_threads(1)
 encoder = minoritybench.load_encoder("dinov2-vitl14", weights="random")
 linear, prepared = encoder.linearised(), encoder.prepare(torch.rand(1, 3, 224, 224))
 state = linear.at(prepared)
 buffer = torch.empty(1, 257, 1024, 1024).fill_(1.0)
+scratch = _Scratch(linear.weights, buffer)
+for part in scratch._buffers:
+    part.fill_(1.0)
 identity = torch.eye(1024).unsqueeze(0)
-rows = torch.empty(1, 256, 1024, linear.weights.patch_factor.shape[1]).fill_(1.0)
-rows[:, :, :32] = linear.rows(state, identity[:, :32], out=buffer[:, :, :32])
-for block in token_blocks(rows):
-    gram = block @ block.transpose(1, 2)
-    break
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+linear.rows(state, identity[:, :32], out=buffer[:, :, :32])
+rows = buffer[:, 1:, :, : linear.weights.patch_factor.shape[1]]
+block = next(iter(token_blocks(rows)))
+gram = block @ block.transpose(1, 2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 """
 
 

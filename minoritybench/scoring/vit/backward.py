@@ -19,8 +19,8 @@ from torch import Tensor
 from minoritybench.scoring.vit.forward import BlockState, Normed, VitState
 from minoritybench.scoring.vit.weights import VitBlock, VitWeights
 
-_CHUNK_ROWS = 1 << 15
-"""Rows times tokens pushed through attention at a time."""
+_CHUNK_ELEMENTS = 1 << 25
+"""Cotangents of queries, keys and values held at a time; bounds the rows of a chunk."""
 _MLP_ROWS = 1 << 12
 """Rows times tokens pushed through the two layers of an MLP at a time."""
 _MLP_ELEMENTS = 1 << 20
@@ -32,8 +32,8 @@ class _Scratch:
 
     def __init__(self, weights: VitWeights, rows: Tensor) -> None:
         batch, count, size, dim = rows.shape
-        self.step = min(size, max(16, -(-_CHUNK_ROWS // (batch * count)) // 16 * 16))
         heads, attention = weights.blocks[0].heads, weights.blocks[0].out.shape[1]
+        self.step = min(size, max(16, -(-_CHUNK_ELEMENTS // (3 * attention * batch * count)) // 16 * 16))
         tokens, head = batch * count * self.step, attention // heads
         self._buffers = [
             rows.new_empty(tokens * n) for n in (dim, max(dim, attention), head, head, count, 3 * attention)
@@ -52,14 +52,18 @@ def pull_back(weights: VitWeights, state: VitState, cotangents: Tensor, out: Ten
     The arithmetic is done in `out`'s dtype; `out` may be a view of a larger buffer.
     """
     blocks = list(zip(weights.blocks, state.blocks, strict=True))
+    scratch = _Scratch(weights, out)
+    chunks = [slice(start, start + scratch.step) for start in range(0, out.shape[2], scratch.step)]
     if weights.pool == "first":
         _head(weights, _first(state.norm), cotangents, out[:, :1])
         block, block_state = blocks.pop()
         _mlp(block, block_state, out[:, :1])
-        _first_token_attention(block, block_state, out)
+        for chunk in chunks:
+            _first_token_attention(block, block_state, out[:, :, chunk])
     else:
-        _head(weights, state.norm, cotangents / state.norm.x_hat.shape[1], out)
-    scratch = _Scratch(weights, out)
+        share = cotangents / state.norm.x_hat.shape[1]
+        for chunk in chunks:
+            _head(weights, state.norm, share[:, chunk], out[:, :, chunk])
     for block, block_state in reversed(blocks):
         _mlp(block, block_state, out)
         _attention(block, block_state, out, scratch)
@@ -170,7 +174,9 @@ def _attention_matrices(state: BlockState) -> tuple[Tensor, Tensor, Tensor, Tens
     batch, _, count, _ = state.attention.shape
     rstd = state.norm1.rstd.view(batch, 1, count, 1)
     spread = (state.values.unsqueeze(2) - state.mixed.unsqueeze(3)).mul_(state.attention.unsqueeze(-1))
-    covariance = (spread.transpose(-2, -1) @ state.keys.unsqueeze(2)).mul_(rstd.unsqueeze(-1))
+    # One head at a time: the product over all would hold expanded copies of keys and spread.
+    by_head = [spread[:, head].transpose(-2, -1) @ state.keys[:, head].unsqueeze(1) for head in range(spread.shape[1])]
+    covariance = torch.stack(by_head, dim=1).mul_(rstd.unsqueeze(-1))
     spread.mul_(rstd.unsqueeze(2))
     weighted = state.attention.transpose(-2, -1) * rstd
     return (

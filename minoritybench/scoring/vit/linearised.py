@@ -22,8 +22,10 @@ from minoritybench.scoring.vit.backward import pull_back
 from minoritybench.scoring.vit.forward import VitState, run
 from minoritybench.scoring.vit.weights import VitWeights
 
-_BATCH_ELEMENTS = 1 << 22
+_BATCH_ELEMENTS = 1 << 21
 """Elements of a micro-batch's token cotangents: small networks go many images at once, large ones alone."""
+_FACTOR_ELEMENTS = 1 << 21
+"""Elements of token cotangents taken to the patches' coordinates at a time."""
 
 _FOR_RANKING = "{} rows: for ranking only"
 
@@ -47,7 +49,8 @@ class LinearisedVit:
     def rows(self, state: VitState, cotangents: Tensor, out: Tensor | None = None) -> Tensor:
         """`J'^T w` for output cotangents `(B, R, d)`, token by token: `(B, P, R, m)` for P patches.
 
-        The arithmetic is done in the cotangents' dtype. `out` `(B, N, R, d)` is the working buffer.
+        The arithmetic is done in the cotangents' dtype. `out` `(B, N, R, d)` is the working buffer, of which the result
+        is a view: nothing else of its size is ever held.
         """
         weights = self.weights
         batch, count, _ = state.norm.x_hat.shape
@@ -55,7 +58,11 @@ class LinearisedVit:
             out = cotangents.new_empty(batch, count, *cotangents.shape[1:])
         with torch.no_grad():
             pull_back(weights, state, cotangents, out)
-            return out[:, weights.first_patch :] @ weights.patch_factor.to(out.dtype)
+            patches, factor = out[:, weights.first_patch :], weights.patch_factor.to(out.dtype)
+            step = max(1, _FACTOR_ELEMENTS // patches[:, 0].numel())
+            for part in torch.split(patches, step, dim=1):
+                part[..., : factor.shape[1]] = part @ factor
+            return patches[..., : factor.shape[1]]
 
     def jacobian_rows(self, state: VitState, dtype: torch.dtype | None = None) -> Tensor:
         """All rows of `J'`, `(B, P, d, m)`, in the network's dtype or a given one."""
