@@ -18,7 +18,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.errors import MinorityBenchError
 from minoritybench.rank_cascade import cascade_notes, run_cascade
 from minoritybench.rank_features import RARITY, density_agreement, load_features
-from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
+from minoritybench.rank_job import FOLDER_ENCODER, RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
 from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
@@ -245,6 +245,11 @@ def _warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[s
     if share is not None and share > 0.01:
         warnings.append(
             f"{share:.1%} of the images have singular values at zero beyond the structural ones (dead units)"
+        )
+    if job.request.encoder is None and job.source.spec.root is not None and recipe.encoder["name"] == FOLDER_ENCODER:
+        warnings.append(
+            f"ranked by {FOLDER_ENCODER}, which knows 8 px digits, because no encoder was named: choose one that knows"
+            " such images with --encoder"
         )
     if recipe.conversions:
         listed = ", ".join(f"{count} {kind}" for kind, count in recipe.conversions.items())

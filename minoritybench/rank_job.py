@@ -30,7 +30,7 @@ RANK_BY = ("jepa", *NEIGHBOURS)
 
 _DEFAULT_KEEP = "10%"
 _DATASET_ENCODER = "dinov2-vits14-reg"  # the published scorer's, for named datasets without a benchmark of their own
-_FOLDER_ENCODER = "digits-jepa"
+FOLDER_ENCODER = "digits-jepa"
 _NO_PATH = str.maketrans("/:", "--")
 
 
@@ -193,7 +193,7 @@ def _check_neighbours(request: RankRequest, encoder: Encoder, images: int) -> No
 
 
 def _default_encoder(spec: SourceSpec) -> str:
-    return _FOLDER_ENCODER if spec.name in ("folder", "zip") else _DATASET_ENCODER
+    return FOLDER_ENCODER if spec.name in ("folder", "zip") else _DATASET_ENCODER
 
 
 def _benchmark_default(spec: SourceSpec, field: str, fallback: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +67,7 @@ class SampleRequest:
     engine: str = "local"
 
     def __post_init__(self) -> None:
-        seeds = self.seeds if hasattr(self.seeds, "__iter__") else [self.seeds]
+        seeds: Any = self.seeds if isinstance(self.seeds, Iterable) else (self.seeds,)  # Python callers give one, too
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
         object.__setattr__(self, "settings", tuple(dict(self.settings).items()))
         if self.batch_size is not None and self.batch_size < 1:

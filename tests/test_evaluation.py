@@ -242,3 +242,26 @@ def test_parts_made_by_another_state_of_the_code_make_a_record_dirty() -> None:
     other = {"version": now.version, "commit": "0" * 40, "dirty": False}
     assert made_by([now.model_dump(), now.model_dump()]) == now
     assert made_by([now.model_dump(), other]).dirty is True
+
+
+def test_force_never_clears_the_reference_set_it_reads(tmp_path: Path) -> None:
+    minoritybench.rank_dataset("digits", out=tmp_path / "set", limit=60, keep="20")
+    with pytest.raises(BadInputError, match="overlaps"):
+        minoritybench.evaluate("adm", n=8, seeds=11, reference=tmp_path / "set", out=tmp_path / "set", force=True)
+    assert (tmp_path / "set" / "members.csv").is_file()
+
+
+def test_share_is_left_out_where_the_ranking_encoder_was_edited(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    prepare, call = (
+        "    def prepare(self, x): return x.mean(1).flatten(1)",
+        "    def __call__(self, x): return x**2 + x",
+    )
+    text = f"class Mine:\n{prepare}\n{call}\n"
+    code.write_text(text)
+    name = f"{code}:Mine"
+    minoritybench.rank_dataset("digits", out=tmp_path / "set", encoder=name, limit=60, keep="20")
+    options = {"n": 8, "seeds": 11, "reference": tmp_path / "set"}
+    assert minoritybench.evaluate("adm", out=tmp_path / "a", **options).metric("minority share") is not None
+    code.write_text(text.replace("+ x", "+ 2 * x"))
+    assert minoritybench.evaluate("adm", out=tmp_path / "b", **options).metric("minority share") is None

@@ -136,10 +136,49 @@ def test_a_failed_image_only_makes_a_set_of_all_smaller(tmp_path: Path) -> None:
 
 
 def test_output_that_overlaps_its_input_is_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
-    with pytest.raises(BadInputError, match="overlaps"):
-        minoritybench.rank_dataset(tmp_path, out=tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for shade in ("red", "olive"):
+        Image.new("RGB", (8, 8), shade).save(folder / f"{shade}.png")
+    for out in (folder, tmp_path):
+        with pytest.raises(BadInputError, match="overlaps"):
+            minoritybench.rank_dataset(folder, out=out, force=True)
+    assert sorted(path.name for path in folder.iterdir()) == ["olive.png", "red.png"]
+
+
+def test_the_folder_one_stands_in_can_be_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shade in ("red", "olive"):
+        Image.new("RGB", (8, 8), shade).save(tmp_path / f"{shade}.png")
+    monkeypatch.chdir(tmp_path)
+    first = minoritybench.rank_dataset(".", keep="1")
+    assert minoritybench.rank_dataset(".", keep="1").out == first.out
+    assert any("digits-jepa" in warning and "--encoder" in warning for warning in first.warnings)
+
+
+def test_scores_depend_on_no_grouping_at_two_threads(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(
+        "import torch\nclass Mine:\n    threads = 2\n    def __init__(self):\n"
+        "        self.w = torch.randn(3072, 64, generator=torch.manual_seed(0)) / 50\n"
+        "    def prepare(self, x): return torch.nn.functional.interpolate(x, size=(32, 32)).flatten(1)\n"
+        "    def __call__(self, x): return torch.tanh(x @ self.w)\n"
+    )
+    tables = []
+    for size in (17, 9, 1):
+        out = tmp_path / str(size)
+        minoritybench.rank_dataset("digits", out=out, encoder=f"{code}:Mine", limit=17, shard_size=size)
+        tables.append((out / "scores.parquet").read_bytes())
+    assert tables[1:] == tables[:1] * 2
+
+
+def test_an_edited_but_possible_shard_size_is_other_work_cut_anew(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    minoritybench.rank_dataset("digits", out=out, limit=100, shard_size=50)
+    before = contents(out)
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps({**plan, "shard_size": 25}))
+    minoritybench.rank_dataset("digits", out=out, limit=100, shard_size=50)
+    assert contents(out) == before
 
 
 @pytest.mark.parametrize("size", [0, -5, "64", True, None])

@@ -44,8 +44,14 @@ def test_receipt_holds_only_while_its_files_are_whole(tmp_path: Path) -> None:
     write_text(file, "contenT")
     assert receipts.read(0) is None
     write_text(file, "content")
-    receipts.path(0).write_text(receipts.path(0).read_text()[:-20])
-    assert receipts.read(0) is None
+    whole = receipts.path(0).read_text()
+    for edited in (whole[:-20], whole.replace('"rows": 3', '"rows": 4'), "[]", "null"):
+        receipts.path(0).write_text(edited)
+        assert receipts.read(0) is None
+    receipts.path(0).write_text(whole)
+    assert receipts.read(0) == {"rows": 3}
+    assert Receipts(tmp_path, "score", "another plan").read(0) is None
+    assert Receipts(tmp_path, "score", "a plan", frozenset({"seconds"})).read(0) is None
 
 
 def test_output_folder_resumes_same_work_and_refuses_other(tmp_path: Path) -> None:
@@ -140,3 +146,34 @@ def test_overlap_of_output_and_input_is_refused(out: str, inputs: str, tmp_path:
     with pytest.raises(BadInputError, match="overlaps"):
         refuse_overlap(tmp_path / out, tmp_path / inputs)
     refuse_overlap(tmp_path / "ab", tmp_path / "a")
+
+
+def test_output_inside_the_input_may_be_allowed(tmp_path: Path) -> None:
+    refuse_overlap(tmp_path / "a" / "runs", tmp_path / "a", inside=True)
+    for out in ("a", "."):
+        with pytest.raises(BadInputError, match="overlaps"):
+            refuse_overlap(tmp_path / out, tmp_path / "a", inside=True)
+
+
+def test_force_removes_the_plan_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed half-way, the folder is still known as ours."""
+    with folder_lock(tmp_path):
+        open_output(tmp_path, {"kind": "sample", "n": 1}, force=False)
+        write_text(tmp_path / "samples.json", "[]")
+        write_text(tmp_path / "receipts" / "sample-000000.json", "{}")
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("minoritybench.store.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            open_output(tmp_path, {"kind": "sample", "n": 2}, force=True)
+        monkeypatch.undo()
+    with folder_lock(tmp_path):
+        open_output(tmp_path, {"kind": "sample", "n": 2}, force=True)
+
+
+def test_a_lone_surrogate_is_not_readable_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(r'{"a": "\ud800"}')
+    with pytest.raises(BadInputError, match="not readable JSON"):
+        read_json(tmp_path / "a.json")

@@ -44,7 +44,7 @@ def test_linked_class_folders_are_followed_and_loops_end(tmp_path: Path) -> None
     (folder / "cat2").symlink_to(tmp_path / "elsewhere")
     (folder / "dog" / "up").symlink_to(folder)
     (folder / "dog" / "self").symlink_to("self")
-    assert list(opened(folder).ids) == ["cat/one.png", "cat2/one.png", "dog/two.png"]
+    assert list(opened(folder).ids) == ["cat/one.png", "dog/two.png"]  # cat2 is cat, read already
 
 
 def test_names_that_are_no_regular_files_fail_alone(tmp_path: Path) -> None:
@@ -92,3 +92,14 @@ def test_folder_whose_own_path_is_not_utf8_is_refused_in_one_line(tmp_path: Path
     folder.mkdir()
     with pytest.raises(BadInputError, match="not UTF-8"):
         SourceSpec("folder", str(folder))
+
+
+def test_folders_that_link_to_one_another_are_read_once(tmp_path: Path) -> None:
+    folders = [tmp_path / f"f{number}" for number in range(9)]
+    for folder in folders:
+        folder.mkdir()
+        Image.new("RGB", (2, 2)).save(folder / "a.png")
+    for folder in folders:
+        for other in folders:
+            (folder / f"to-{other.name}").symlink_to(other)
+    assert list(FolderSource(SourceSpec("folder", str(tmp_path))).ids) == [f"f{number}/a.png" for number in range(9)]
