@@ -78,6 +78,7 @@ class EvaluateRequest:
     workers: int = 1
     force: bool = False
     command: str = "minoritybench.evaluate"
+    minmax_stretch: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("samples", Path), ("out", Path), ("reference", str), ("judges", tuple)):
@@ -120,7 +121,7 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
     Options are the fields of `SampleRequest` and `EvaluateRequest`; `settings` may be a dict of hyperparameters.
     """
-    own = {key: options.pop(key) for key in ("reference", "judges", "out", "force") if key in options}
+    own = {key: options.pop(key) for key in ("reference", "judges", "out", "force", "minmax_stretch") if key in options}
     request = SampleRequest(method or "", **options)
     folder = None if samples is None else Path(samples)
     return run_job(prepare_job(EvaluateRequest(request, folder, workers=request.workers, **own)))
@@ -144,6 +145,7 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     plan = {
         **facts,
         "kind": "evaluate",
+        "minmax_stretch": request.minmax_stretch,
         "benchmark": benchmark.name,
         "benchmark_sha256": digest_of(benchmark.model_dump(mode="json", exclude={"title", "notes"})),
         "features": {name: load_extractor(name).weights_sha256 for name in benchmark.features},
@@ -255,6 +257,7 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
         extractors=tuple(job.benchmark.features),
         device=job.request.sample.device,
         threads=job.judges.threads,
+        minmax_stretch=job.request.minmax_stretch,
     )
     facts = run_stage(
         measure_shard,
@@ -300,7 +303,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
             class_conditional=job.request.sample.class_conditional,
         ),
         reference_set=ReferenceRecord(name=reference.recipe.name, sha256=reference.recipe.sha256, n=reference.recipe.n),
-        metrics=metric_records(plans, groups),
+        metrics=metric_records(plans, groups, {"minmax_stretch": True} if job.request.minmax_stretch else {}),
         failures=[],
         environment=environment(job.request.sample.device),
         cost=_cost(samples, count),

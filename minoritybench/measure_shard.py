@@ -42,6 +42,7 @@ class MeasurePlan:
     extractors: tuple[str, ...]
     device: str
     threads: int | None
+    minmax_stretch: bool = False
 
     @property
     def shards(self) -> int:
@@ -63,7 +64,9 @@ def measure_shard(plan: MeasurePlan, shard: int) -> None:
     """Measure the files of one shard."""
     tool = tool_record().model_dump()
     encoders, extractors = _opened(plan.encoders, plan.extractors, plan.device, plan.token)
-    images = [_load(Path(name)) for name in plan.files[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]]
+    images = [
+        _load(Path(name), plan.minmax_stretch) for name in plan.files[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
+    ]
     arrays: dict[str, NDArray[np.generic]] = {
         feature_key(extractor.name): extractor_features(extractor, images) for extractor in extractors
     }
@@ -96,9 +99,22 @@ def extractor_features(extractor: Extractor, images: list[LoadedImage]) -> NDArr
     return np.concatenate([extractor(as_unit_tensor(image)) for image in images])
 
 
-def _load(path: Path) -> LoadedImage:
+def minmax_stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """uint8 `(H, W, 3)` with its least value at 0 and its largest at 255, over all channels; a flat image stays.
+
+    Reference: torchvision's `save_image(normalize=True)`, through which the published text-to-image samples went. That
+    divides by the range plus 1e-5, which can change an 8-bit level by one at most.
+    """
+    low, high = int(pixels.min()), int(pixels.max())
+    if low == high:
+        return pixels
+    return np.round((pixels.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _load(path: Path, stretch: bool) -> LoadedImage:
     data = path.read_bytes()
     pixels, conversion = decode_rgb(data)
+    pixels = minmax_stretched(pixels) if stretch else pixels
     return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
 
 

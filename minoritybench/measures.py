@@ -49,12 +49,17 @@ class MetricPlan:
     measure: Measure
 
 
-def metric_records(plans: Sequence[MetricPlan], groups: Mapping[str, Arrays]) -> list[MetricRecord]:
-    """Measure every metric on every seed's arrays: mean over seeds with a 95 % t-interval."""
+def metric_records(
+    plans: Sequence[MetricPlan], groups: Mapping[str, Arrays], treatment: Mapping[str, Any]
+) -> list[MetricRecord]:
+    """Measure every metric on every seed's arrays: mean over seeds with a 95 % t-interval.
+
+    `treatment` is what was done to all samples before they were measured; it belongs to every metric's parameters.
+    """
     records = []
     for plan in plans:
         values = {seed: plan.measure(arrays) for seed, arrays in groups.items()}
-        params = {**plan.params, **next(iter(values.values())).params}
+        params = {**plan.params, **next(iter(values.values())).params, **treatment}
         mean, low, high = t_interval([value.value for value in values.values()])
         records.append(
             MetricRecord.model_validate(

@@ -21,6 +21,10 @@ from minoritybench.provenance import made_by, tool_record
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.references import load_reference_set
 
+SQUARE = """class Mine:
+    def prepare(self, x): return x.mean(1).flatten(1)
+    def __call__(self, x): return x**2
+"""
 KEYS = (
     *("schema_version", "id", "created", "status", "command", "minoritybench", "benchmark", "method", "generator"),
     *("encoder", "sampling", "reference_set", "metrics", "failures", "environment", "cost", "artifacts", "tolerance"),
@@ -265,3 +269,19 @@ def test_share_is_left_out_where_the_ranking_encoder_was_edited(tmp_path: Path) 
     assert minoritybench.evaluate("adm", out=tmp_path / "a", **options).metric("minority share") is not None
     code.write_text(text.replace("+ x", "+ 2 * x"))
     assert minoritybench.evaluate("adm", out=tmp_path / "b", **options).metric("minority share") is None
+
+
+def test_stretched_samples_are_another_measurement(run: tuple[Path, RunRecord], tmp_path: Path) -> None:
+    plain = minoritybench.evaluate(samples=run[0], out=tmp_path / "plain")
+    stretched = minoritybench.evaluate(samples=run[0], out=tmp_path / "stretched", minmax_stretch=True)
+    assert not {metric.id for metric in plain.metrics} & {metric.id for metric in stretched.metrics}
+    assert all(metric.params["minmax_stretch"] is True for metric in stretched.metrics)
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+    for path in sorted((run[0] / "samples").rglob("*.png")):
+        pixels = np.asarray(Image.open(path)).astype(float)
+        scaled = (pixels - pixels.min()) / (pixels.max() - pixels.min())
+        Image.fromarray(np.round(scaled * 255).astype(np.uint8)).save(folder / f"{path.parent.name}-{path.name}")
+    by_hand = minoritybench.evaluate(samples=folder, out=tmp_path / "out")
+    assert [m.value for m in by_hand.metrics] == [m.value for m in stretched.metrics]
+    assert [m.value for m in by_hand.metrics] != [m.value for m in plain.metrics]

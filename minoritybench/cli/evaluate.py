@@ -25,6 +25,11 @@ _LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "fo
 @click.option(
     "--reference", default=None, help="Registered reference set or a rank-dataset output. Default: the benchmark's."
 )
+@click.option(
+    "--minmax-stretch",
+    is_flag=True,
+    help="Stretch every sample to the full 8-bit range before it is measured, as the published code saved its images.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="Output folder. Default: runs/<content id>.")
 @compute_options
 @output_options
@@ -33,6 +38,7 @@ def command(
     samples: Path | None,
     judges: tuple[str, ...],
     reference: str | None,
+    minmax_stretch: bool,
     out: Path | None,
     settings: tuple[str, ...],
     workers: int,
@@ -54,7 +60,7 @@ def command(
 
     request = SampleRequest(method or "", settings=parse_settings(settings), workers=workers, **options)
     said = command_line(click.get_current_context(), without=_LOCAL_FLAGS)
-    job = prepare_job(EvaluateRequest(request, samples, reference, judges, out, workers, force, said))
+    job = prepare_job(EvaluateRequest(request, samples, reference, judges, out, workers, force, said, minmax_stretch))
     if dry_run:
         facts = {"out": str(job.out), **{key: value for key, value in job.plan.items() if key != "format"}}
         click.echo(pretty_json(facts), nl=False)
