@@ -48,16 +48,16 @@ def jepa_score(
 
     `estimator="exact"`: all singular values; `mode="reference"` sums log max(sigma, 1e-6) over all min(d, n) of them
     (the published definition), `mode="deflated"` leaves out the structural null directions that the encoder declares.
+    `estimator="cascade"` gives the same: a cascade saves by leaving images of a whole dataset unscored (see
+    `rank_dataset`), and whoever asks for scores gets them.
     `estimator="rsvd"` is an approximation of another quantity: the sum over the k largest values that a randomised
     SVD with k + p probes and q power iterations finds outside the structural null directions, a lower bound of the
-    exact top-k sum; `mode` does not enter. `"cascade"` needs a whole dataset to rank, see `minoritybench.rank_dataset`.
+    exact top-k sum; `mode` does not enter.
 
     Reference: arXiv:2510.05949; arXiv:2605.24631 Eq. 3 and 8.
     """
     if mode not in ("deflated", "reference"):
         raise BadInputError(f"mode {mode!r} is not one of: deflated, reference")
-    if estimator == "cascade":
-        raise BadInputError("estimator 'cascade' ranks a whole dataset: use rank_dataset(..., estimator=\"cascade\")")
     if estimator not in ESTIMATORS:
         raise BadInputError(f"estimator {estimator!r} is not one of: {', '.join(ESTIMATORS)}")
     _check_images(images)

@@ -161,3 +161,14 @@ def test_reference_score_of_a_null_headed_encoder_is_that_of_an_svd() -> None:
 def test_whole_number_images_are_refused() -> None:
     with pytest.raises(BadInputError, match="divide 8-bit images by 255"):
         minoritybench.jepa_score(PlainEncoder(lambda x: x), torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+
+
+def test_a_cascade_asked_for_scores_gives_the_exact_ones(digits: Tensor) -> None:
+    encoder = minoritybench.load_encoder("digits-jepa")
+    exact = minoritybench.jepa_score(encoder, digits[:5])
+    assert torch.equal(minoritybench.jepa_score(encoder, digits[:5], estimator="cascade"), exact)
+
+
+def test_one_image_without_its_batch_axis_is_told() -> None:
+    with pytest.raises(BadInputError, match="a batch of one"):
+        minoritybench.jepa_score(PlainEncoder(lambda x: x), torch.zeros(3, 2, 2))

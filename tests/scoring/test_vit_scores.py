@@ -137,7 +137,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_vit_large_at_224_px_stays_below_6_gb() -> None:
     """Every buffer of a full score is there and touched, 32 of the 1024 rows are computed."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
