@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import minoritybench
-from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import MinorityBenchError
-from minoritybench.rank_cascade import cascade_notes, run_cascade
+from minoritybench.rank_cascade import run_cascade
+from minoritybench.rank_facts import confounder_correlations, ranking_warnings
 from minoritybench.rank_features import RARITY, density_agreement, load_features
-from minoritybench.rank_job import FOLDER_ENCODER, RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
+from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
 from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
 from minoritybench.report.gallery import gallery_html
 from minoritybench.scoring import Rsvd
+from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import (
     Receipts,
     atomic_path,
@@ -144,7 +146,7 @@ def _finish(job: RankJob, scored: _Scored) -> RankOutcome:
     table = _ranked(_with_value(job, table))
     members, keep = select_members(table, job.keep, job.request.per_class)
     recipe = _recipe(job, table, members, keep, len(failures), scored.report)
-    warnings = _warnings(job, table, recipe)
+    warnings = ranking_warnings(job, table, recipe)
     _write(job.out, table, members, recipe)
     spectrum = merge_moments(scored.spectra)
     write_text(job.out / GALLERY_FILE, gallery_html(job.source, table, members["id"], recipe, spectrum, warnings))
@@ -195,7 +197,7 @@ def _recipe(
             "std": float(scores.std(ddof=0)),
             "min": float(scores.min()),
             "max": float(scores.max()),
-            "rank_deficit_share": float((table["rank_deficit"].dropna() > 0).mean()) if job.exact else None,
+            **_dead_units(job, table, members),
             "confounders": confounder_correlations(table),
             **(density_agreement(job.out, job.shards, table) if _has_features(job) else {}),
         },
@@ -205,61 +207,30 @@ def _recipe(
     )
 
 
-def _has_features(job: RankJob) -> bool:
-    """Whether the shards hold f(x) of every image beside a score that it can be compared with."""
-    return job.request.rank_by not in RARITY and job.request.estimator != "cascade"
+def _dead_units(job: RankJob, table: pd.DataFrame, members: pd.DataFrame) -> dict[str, Any]:
+    """How many images have singular values at zero beyond the structural ones and, where any have, what these decide.
 
-
-def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
-    """Spearman of what was ranked by with each confounder; None where either does not vary."""
-    score = table["value"]
-    scored = len(table) > 2 and score.min() < score.max()
+    `rank_deficit_members` of the set have some; `members_either_way` would be kept, too, if every zero were left out of
+    its sum instead of counting log 1e-6.
+    """
+    if not job.exact:
+        return {"rank_deficit_share": None}
+    deficit = table["rank_deficit"].fillna(0)
+    share = float((table["rank_deficit"].dropna() > 0).mean())
+    if share == 0:
+        return {"rank_deficit_share": share}
+    without = _ranked(table.assign(value=table["value"] - deficit * math.log(LOG_FLOOR)))
+    kept = set(select_members(without, job.keep, job.request.per_class)[0]["id"])
     return {
-        name: float(score.rank().corr(table[name].rank())) if scored and table[name].min() < table[name].max() else None
-        for name in CONFOUNDERS
+        "rank_deficit_share": share,
+        "rank_deficit_members": int((deficit[table["id"].isin(set(members["id"]))] > 0).sum()),
+        "members_either_way": len(kept & set(members["id"])),
     }
 
 
-def _warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[str]:
-    warnings = []
-    if recipe.keep.request.isdecimal() and int(recipe.keep.request) > recipe.keep.n:
-        warnings.append(f"kept {recipe.keep.n} images, all that could be scored, of {recipe.keep.request} asked for")
-    warnings += [
-        f"the score follows {name} (Spearman {rho:+.2f}): a low one may only mean {'low' if rho > 0 else 'high'} {name}"
-        for name, rho in recipe.statistics["confounders"].items()
-        if rho is not None and abs(rho) > 0.5
-    ]
-    rho = recipe.statistics.get("knn_spearman")
-    if rho is not None and rho <= 0:
-        warnings.append(
-            f"low scores do not lie where {recipe.encoder['name']}'s own features are sparse (Spearman with kNN density"
-            f" {rho:+.2f}): with this encoder a low score may not mean rare"
-        )
-    if job.request.estimator == "rsvd":
-        warnings.append(
-            "approximate: ranked by the top-k sum of a randomised SVD (column proxy), another quantity than JEPA-SCORE"
-        )
-    if job.request.estimator == "cascade":
-        warnings += cascade_notes(recipe.estimator)
-    share = recipe.statistics["rank_deficit_share"]
-    if share is not None and share > 0.01:
-        warnings.append(
-            f"{share:.1%} of the images have singular values at zero beyond the structural ones (dead units)"
-        )
-    if job.request.encoder is None and job.source.spec.root is not None and recipe.encoder["name"] == FOLDER_ENCODER:
-        warnings.append(
-            f"ranked by {FOLDER_ENCODER}, which knows 8 px digits, because no encoder was named: choose one that knows"
-            " such images with --encoder"
-        )
-    if recipe.conversions:
-        listed = ", ".join(f"{count} {kind}" for kind, count in recipe.conversions.items())
-        warnings.append(f"converted to 8-bit RGB: {listed}")
-    seen = recipe.encoder.get("input_size")
-    if seen is not None and bool((table[["width", "height"]].min(axis=1) > 4 * seen).any()):
-        warnings.append(
-            f"{recipe.encoder['name']} sees {seen} px images; larger ones were shrunk to that (choose --encoder)"
-        )
-    return warnings
+def _has_features(job: RankJob) -> bool:
+    """Whether the shards hold f(x) of every image beside a score that it can be compared with."""
+    return job.request.rank_by not in RARITY and job.request.estimator != "cascade"
 
 
 def _write(out: Path, table: pd.DataFrame, members: pd.DataFrame, recipe: ReferenceSet) -> None:

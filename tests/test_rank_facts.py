@@ -30,7 +30,7 @@ class Encoder:
 
 def rank(tmp_path: Path, images: Mapping[str, Pixels], encoder: str = RED_SQUARED, **options: object) -> RankOutcome:
     """Rank a folder of these images by an encoder given as source."""
-    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in").mkdir(parents=True, exist_ok=True)
     for name, pixels in images.items():
         Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
     (tmp_path / "mine.py").write_text(encoder)
@@ -131,6 +131,17 @@ def test_dead_units_are_told_above_one_percent(tmp_path: Path, images: int, told
     """One black image, whose only singular value vanishes, among 50 or 100."""
     found = others(rank(tmp_path, {str(number): np.full((2, 2, 3), 2 * number, np.uint8) for number in range(images)}))
     assert [warning.partition(" have singular values at zero")[0] for warning in found] == ([told] if told else [])
+
+
+def test_what_dead_units_decide_is_counted(tmp_path: Path) -> None:
+    """The black image is in the set for its zero alone: without it the sum is empty, and brighter ones are lower."""
+    images = {f"{number:03d}": np.full((2, 2, 3), 2 * number, np.uint8) for number in range(50)}
+    statistics = rank(tmp_path, images, keep="2").reference_set.statistics
+    assert statistics["rank_deficit_members"] == 1
+    assert statistics["members_either_way"] == 1
+    alone = rank(tmp_path / "none", {name: image + 9 for name, image in images.items()}, keep="2")
+    assert alone.reference_set.statistics["rank_deficit_share"] == 0
+    assert "members_either_way" not in alone.reference_set.statistics
 
 
 def test_conversions_are_counted_by_kind(tmp_path: Path) -> None:
