@@ -12,6 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minoritybench.errors import BadInputError
 
+_DEPENDENT = 1e-6
+"""A declared null direction with less than this part of its length outside the span of those before it adds none."""
+
 DEFAULT_MICRO_BATCH = 8
 """Rows a network call of an encoder that names no micro-batch of its own."""
 
@@ -102,6 +105,9 @@ def null_basis(encoder: Encoder, z: Tensor) -> Tensor | None:
 
     Reference: LayerNorm on the output token has two, 1/gamma and x_hat/gamma; a mean over LayerNormed tokens one,
     1/gamma; an L2-normalised output one, z itself; a linear projection after any of these none.
+
+    NaN for an image whose directions are not finite. Directions of another shape, linearly dependent ones (of which QR
+    would invent some that nobody declared) and as many as there are dimensions are a one-line error.
     """
     declared: Callable[[Tensor], Tensor | None] | None = getattr(encoder, "null_directions", None)
     directions = None if declared is None else declared(z)
@@ -112,4 +118,18 @@ def null_basis(encoder: Encoder, z: Tensor) -> Tensor | None:
             f"{name_of(encoder)}.null_directions must return (B, d, m) for z of shape {tuple(z.shape)},"
             f" not {tuple(directions.shape)}"
         )
-    return torch.linalg.qr(directions.detach().to(torch.float64)).Q
+    if directions.shape[2] >= directions.shape[1]:
+        raise BadInputError(
+            f"{name_of(encoder)}.null_directions declares {directions.shape[2]} directions of {directions.shape[1]}:"
+            " nothing is left to score"
+        )
+    columns = directions.detach().to(torch.float64)
+    defined = columns.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
+    stand_in = torch.eye(*columns.shape[1:], dtype=columns.dtype, device=columns.device)
+    basis, triangle = torch.linalg.qr(torch.where(defined, columns, stand_in))
+    apart = triangle.diagonal(dim1=1, dim2=2).abs() / triangle.norm(dim=1)  # 0 / 0 for a zero column
+    if not (apart >= _DEPENDENT).all():
+        raise BadInputError(
+            f"{name_of(encoder)}.null_directions returns zero or linearly dependent columns; return each direction once"
+        )
+    return torch.where(defined, basis, torch.nan)

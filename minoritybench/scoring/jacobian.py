@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, embed
+from minoritybench.encoders.base import Encoder, embed, name_of
 from minoritybench.errors import BadInputError
 
 ROWS_PER_CHUNK = 16
@@ -31,6 +31,11 @@ class JacobianGraph:
             if z.ndim != 2 or z.shape[0] != prepared.shape[0]:
                 raise BadInputError(
                     f"the encoder must map {tuple(prepared.shape)} to (B, d), it returned {tuple(z.shape)}"
+                )
+            if not z.requires_grad:
+                raise BadInputError(
+                    f"encoder {name_of(encoder)}: its output has no gradient; its __call__ must be differentiable"
+                    " (no torch.no_grad, no torch.inference_mode, no detach)"
                 )
             self._z = z
             # A zero cotangent whose VJP stays differentiable in it: d <J^T w, v> / dw = J v.

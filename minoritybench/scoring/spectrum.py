@@ -6,8 +6,10 @@ head's structural null directions, which carry rounding noise instead of density
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -21,6 +23,11 @@ _GRAM_CONDITION = 1e-9
 """Where lambda_min / lambda_max of the Gram matrix falls below this, its square root has lost digits."""
 NULL_GAP = 1e-4
 """Declared null directions count as such where their eigenvalues are below this part of the smallest other one."""
+_ENERGY_OF_NONE = 1e-2
+"""A declared direction w is certainly no null direction where `|w^T J|^2` exceeds this part of the mean eigenvalue:
+rounding, of bfloat16 too, stays far below, whereas a direction drawn at random has the mean."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,11 @@ def scores_from_jacobian(jacobian: Tensor, nulls: Tensor | None) -> Scores:
 def _scores_of_one(jacobian: Tensor, nulls: Tensor | None) -> Scores:
     if jacobian.shape[1] <= jacobian.shape[2]:
         return scores_from_blocks(lambda: column_blocks(jacobian), nulls)
-    full, gram = singular_values(jacobian), _products(column_blocks(jacobian), None)[0]
+    full = singular_values(jacobian)
+    gram, null_gram, _ = _products(column_blocks(jacobian), nulls)
     if nulls is None:
         return _scores(full, full, gram)
+    _tell_if_none(gram, null_gram)
     # With d > n the null directions of the head lie among the d - n that vanish anyway.
     kept = min(jacobian.shape[1] - nulls.shape[2], jacobian.shape[2])
     return _scores(full, singular_values(project_out(jacobian, nulls), keep=kept), gram)
@@ -85,17 +94,23 @@ def scores_from_blocks(
     whole spectrum are those of `N^T J` less its part in the span of the rows of `P J`, a Schur complement: the product
     of all is exact, each to a relative error of `null_gap`. They are taken from `N^T J` itself, for in `J J^T` they
     drown in rounding. An image whose deflated spectrum is too wide for a Gram matrix, or whose declared nulls are none
-    by `null_gap`, gets the SVD of its Jacobian.
+    by `null_gap`, gets the SVD of its Jacobian. Nulls that are clearly none are left out all the same, with one warning
+    a process. An image whose Jacobian or null directions are not finite gets NaN.
     """
     gram, null_gram, cross = _products(blocks(), nulls)
     finite = gram.isfinite().flatten(1).all(dim=1)
+    if nulls is not None:
+        finite &= nulls.isfinite().flatten(1).all(dim=1).to(finite.device)
     gram = torch.where(finite.view(-1, 1, 1), gram, 0.0)
     if nulls is None:
         values = torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0.0)
         full = sigma = values.sqrt()
         doubtful = values[:, -1] < _GRAM_CONDITION * values[:, 0]
     else:
-        null_gram, cross = (torch.where(finite.view(-1, 1, 1), part, 0.0) for part in (null_gram, cross))
+        nulls, null_gram, cross = (
+            torch.where(finite.view(-1, 1, 1), part, 0.0) for part in (nulls.to(gram.device), null_gram, cross)
+        )
+        _tell_if_none(gram, null_gram)
         keep = gram.shape[1] - nulls.shape[2]
         projector = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device) - nulls @ nulls.transpose(1, 2)
         values, vectors = torch.linalg.eigh(projector @ gram @ projector)
@@ -116,6 +131,21 @@ def scores_from_blocks(
     undefined = ~finite.unsqueeze(1)
     gram = gram.masked_fill(undefined.unsqueeze(2), torch.nan)
     return _scores(full.masked_fill(undefined, torch.nan), sigma.masked_fill(undefined, torch.nan), gram)
+
+
+def _tell_if_none(gram: Tensor, null_gram: Tensor) -> None:
+    """Warn, once a process, where `N^T J J^T N` `(B, m, m)` beside `J J^T` `(B, d, d)` says that N is not null."""
+    mean = gram.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+    if bool((null_gram.diagonal(dim1=1, dim2=2) > _ENERGY_OF_NONE * mean).any()):
+        _warn_of_false_nulls()
+
+
+@cache
+def _warn_of_false_nulls() -> None:
+    _log.warning(
+        "declared null directions are none: the encoder's Jacobian does not vanish along what its null_directions"
+        " returns; deflated scores leave these directions out all the same, so they lack what the Jacobian does there"
+    )
 
 
 def column_blocks(jacobian: Tensor) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from toy_encoders import LayerNormEncoder, PlainEncoder
 import minoritybench
 from minoritybench.encoders.base import null_basis
 from minoritybench.errors import BadInputError
-from minoritybench.scoring import exact_scores
+from minoritybench.scoring import exact_scores, spectrum
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.spectrum import scores_from_jacobian, singular_values
 
@@ -136,6 +137,81 @@ def test_null_directions_of_the_wrong_shape_are_named() -> None:
     encoder.null_directions = lambda z: z  # type: ignore[attr-defined]
     with pytest.raises(BadInputError, match="null_directions must return"):
         minoritybench.jepa_score(encoder, torch.rand(1, 3, 2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("case", ["twice", "zero", "in the span", "as many as there are"])
+def test_dependent_null_directions_are_refused(case: str) -> None:
+    encoder = LayerNormEncoder(27, 12)
+    true = encoder.null_directions
+
+    def declared(z: Tensor) -> Tensor:
+        columns = true(z)
+        if case == "as many as there are":
+            return torch.eye(12, dtype=z.dtype).expand(len(z), -1, -1)
+        more = {"twice": 2 * columns[..., :1], "zero": 0 * columns[..., :1], "in the span": columns.sum(-1, True)}[case]
+        return torch.cat([columns, more], dim=-1)
+
+    encoder.null_directions = declared  # type: ignore[method-assign]
+    with pytest.raises(BadInputError, match=r"LayerNormEncoder\.null_directions"):
+        minoritybench.jepa_score(encoder, torch.rand(2, 3, 3, 3, dtype=torch.float64))
+
+
+def test_long_and_short_null_directions_are_taken() -> None:
+    encoder, scaled = LayerNormEncoder(27, 12), LayerNormEncoder(27, 12)
+    lengths = torch.tensor([1e8, 1e-8], dtype=torch.float64)
+    scaled.null_directions = lambda z: encoder.null_directions(z) * lengths  # type: ignore[method-assign]
+    images = torch.rand(2, 3, 3, 3, dtype=torch.float64)
+    scores = [minoritybench.jepa_score(each, images) for each in (encoder, scaled)]
+    assert torch.allclose(*scores, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rsvd"])
+def test_undefined_null_directions_give_nan_for_that_image_only(estimator: Literal["exact", "rsvd"]) -> None:
+    encoder = LayerNormEncoder(27, 12)
+    images = torch.rand(3, 3, 3, 3, dtype=torch.float64)
+    expected = minoritybench.jepa_score(encoder, images, estimator)
+    true, spoilt = encoder.null_directions, encoder(images)[1]
+
+    def declared(z: Tensor) -> Tensor:
+        hit = torch.isclose(z, spoilt).all(dim=1).view(-1, 1, 1)
+        return torch.where(hit, torch.inf, true(z))
+
+    encoder.null_directions = declared  # type: ignore[method-assign]
+    scores = minoritybench.jepa_score(encoder, images, estimator)
+    assert scores[1].isnan()
+    assert torch.equal(scores[[0, 2]], expected[[0, 2]])
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_null_directions_that_are_none_are_left_out_and_told_once(side: int, caplog: pytest.LogCaptureFixture) -> None:
+    sigma = torch.linspace(1.0, 2.0, 12 if side == 2 else 20, dtype=torch.float64)
+    matrix = torch.diag(sigma) if side == 3 else torch.cat([torch.diag(sigma), torch.zeros(4, 12)]).double()
+    matrix = torch.nn.functional.pad(matrix, (0, 3 * side**2 - matrix.shape[1]))
+    encoder = linear_encoder(matrix)
+    first = torch.eye(len(matrix), 1, dtype=torch.float64)
+    encoder.null_directions = lambda z: first.expand(len(z), -1, -1)  # type: ignore[attr-defined]
+    spectrum._warn_of_false_nulls.cache_clear()
+    scores = exact_scores(encoder, torch.rand(3, 3, side, side, dtype=torch.float64))
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["declared null directions are none"]
+    assert torch.allclose(scores.sigma[:, : len(sigma) - 1], sigma[1:].flip(0))
+    assert torch.allclose(scores.reference, sigma.log().sum())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["digits-jepa", "digits-ijepa"])
+def test_true_null_directions_pass_in_any_precision(
+    name: str, dtype: str, digits: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    spectrum._warn_of_false_nulls.cache_clear()
+    minoritybench.jepa_score(minoritybench.load_encoder(name, dtype=dtype), digits[:4])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("estimator", ["exact", "rsvd"])
+def test_an_encoder_without_a_gradient_is_named(estimator: Literal["exact", "rsvd"]) -> None:
+    encoder = PlainEncoder(torch.no_grad()(lambda x: x.flatten(1) ** 2))
+    with pytest.raises(BadInputError, match=r"PlainEncoder: .*must be differentiable \(no torch.no_grad"):
+        minoritybench.jepa_score(encoder, torch.rand(2, 3, 2, 2), estimator)
 
 
 def test_unknown_mode_and_estimator_are_refused() -> None:
