@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minoritybench.data.source import ImageDecodeError, ImageSource
-from minoritybench.encoders.base import Encoder, micro_batch_of, null_basis, threads_of
+from minoritybench.data.source import ImageDecodeError
+from minoritybench.encoders.base import Encoder, embed, micro_batch_of, null_basis, threads_of
 from minoritybench.errors import BadInputError
 from minoritybench.microbatch import pad_rows, torch_threads
+from minoritybench.rank import NothingScoredError
 from minoritybench.rank_job import RankJob, RankRequest, prepare_job
-from minoritybench.rank_shard import prepare_images
+from minoritybench.rank_shard import prepare_images, stack_inputs
 from minoritybench.registry import user_code
 from minoritybench.report.spectra import spectra_html
 from minoritybench.rng import ImageStreams
@@ -25,9 +26,10 @@ from minoritybench.scoring.bounds import OFFSET_FROM, DenseJacobian, ErrorTerms,
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum, project_out, singular_values
-from minoritybench.store import folder_lock, open_output, pretty_json, write_text
+from minoritybench.store import folder_lock, open_output, pretty_json, read_json, write_text
 
-FORMAT = 1
+FORMAT = 2
+_DOCUMENT_FILE = "analysis.json"
 DEFAULT_K = (2, 4, 6, 8, 10)
 """The ranks of Table 5 in arXiv:2605.24631."""
 DEFAULT_LIMIT = 200
@@ -64,8 +66,10 @@ class AnalysisRequest:
 def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     """Spectrum, error decomposition and bounds over the first `limit` images, as one JSON-ready document.
 
-    With `out`, analysis.json and analysis.html are written there. Errors: a k below 2, or one that reaches the number
-    of singular values there are, is bad input.
+    With `out`, analysis.json and analysis.html are written there; finished work of the same request is read back, not
+    done again. `failures` lists the images without a spectrum. Errors: a k below 2, or one that reaches the number of
+    singular values there are, is bad input, found out before anything is computed or written; `NothingScoredError`
+    where no image gave a spectrum.
     """
     if min(request.k) < 2:
         raise BadInputError(f"--k {min(request.k)}: the bound of Proposition 4.1 needs k >= 2")
@@ -83,52 +87,84 @@ def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
             keep="1",
         )
     )
+    rank = _check_cases(job, cases)
     if request.out is None:
-        return _document(job, request, cases)
+        return _document(job, request, cases, rank)
     facts = {"kind": "analyze-scores", "format": FORMAT, "dataset": job.plan["dataset"], "encoder": job.plan["encoder"]}
-    plan = {**facts, "cases": [[case.k, case.p, case.q] for case in cases], "seed": request.seed}
+    plan = {
+        **facts,
+        "device": request.device,
+        "cases": [[case.k, case.p, case.q] for case in cases],
+        "seed": request.seed,
+    }
     with folder_lock(request.out):
         open_output(request.out, plan, force=request.force)
-        document = _document(job, request, cases)
-        write_text(request.out / "analysis.json", pretty_json(document))
+        finished = request.out / _DOCUMENT_FILE
+        if finished.is_file():
+            done: dict[str, Any] = read_json(finished)
+            return done
+        document = _document(job, request, cases, rank)
         write_text(request.out / "analysis.html", spectra_html(document))
+        write_text(finished, pretty_json(document))  # last: it says that the work is done
     return document
 
 
-def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd]) -> dict[str, Any]:
+def _check_cases(job: RankJob, cases: list[Rsvd]) -> int:
+    """Singular values a Jacobian has, from one forward pass; every k must leave some of them."""
+    failures: list[dict[str, str]] = []
+    for index in range(job.images):
+        prepared = _read(job, range(index, index + 1), failures)[1]
+        if len(prepared):
+            break
+    else:
+        raise _nothing_analysed(job, failures)
+    with torch_threads(int(job.plan["encoder"]["threads"])), user_code(job.encoder_name):
+        rank = _rank(job.encoder, prepared)
+    too_large = [case.k for case in cases if case.k >= rank]
+    if too_large:
+        raise BadInputError(f"--k {max(too_large)}: there are only {rank} singular values; choose smaller k")
+    return rank
+
+
+def _nothing_analysed(job: RankJob, failures: list[dict[str, str]]) -> NothingScoredError:
+    return NothingScoredError(
+        f"none of the {job.images} images gave a spectrum; the first: {failures[0]['id']}: {failures[0]['error']}"
+    )
+
+
+def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd], rank: int) -> dict[str, Any]:
     sigmas: list[Tensor] = []
     found: list[list[Tensor]] = [[] for _ in cases]
-    unreadable = 0
+    failures: list[dict[str, str]] = []
     size = micro_batch_of(job.encoder)
     with torch_threads(int(job.plan["encoder"]["threads"])):
         for start in range(0, job.images, size):
-            indices, prepared = _read(
-                job.source, job.encoder, job.encoder_name, range(start, min(start + size, job.images))
-            )
-            unreadable += min(size, job.images - start) - len(indices)
+            indices, prepared = _read(job, range(start, min(start + size, job.images)), failures)
             if not indices:
                 continue
             with user_code(job.encoder_name):
                 jacobian = _deflated(job.encoder, prepared)
             finite = jacobian.isfinite().flatten(1).all(dim=1)
-            unreadable += int((~finite).sum())
+            failures += [
+                {"id": job.source.ids[index], "error": "the encoder's Jacobian is not finite here"}
+                for index, good in zip(indices, finite.tolist(), strict=True)
+                if not good
+            ]
             kept = [index for index, good in zip(indices, finite.tolist(), strict=True) if good]
             if not kept:
                 continue
-            sigmas.append(singular_values(jacobian[finite], keep=_rank(job.encoder, prepared, jacobian)))
+            sigmas.append(singular_values(jacobian[finite], keep=rank))
             for case, parts in zip(cases, found, strict=True):
                 parts.append(_approximate(jacobian[finite], case, request.seed, kept))
     if not sigmas:
-        raise BadInputError(f"none of the {job.images} images gave a spectrum")
+        raise _nothing_analysed(job, failures)
     sigma = torch.cat(sigmas)
-    too_large = [case.k for case in cases if case.k >= sigma.shape[1]]
-    if too_large:
-        raise BadInputError(f"--k {max(too_large)}: there are only {sigma.shape[1]} singular values; choose smaller k")
     rows = [_row(sigma, torch.cat(parts), case) for case, parts in zip(cases, found, strict=True)]
     return {
-        "dataset": {**job.source.spec.as_dict(), "images": sigma.shape[0], "failed": unreadable},
+        "dataset": {**job.source.spec.as_dict(), "images": sigma.shape[0], "failed": len(failures)},
+        "failures": failures,
         "encoder": job.plan["encoder"],
-        "singular_values": sigma.shape[1],
+        "singular_values": rank,
         "seed": request.seed,
         "offset_from": OFFSET_FROM,
         "spectrum": spectrum_facts(sigma),
@@ -140,19 +176,21 @@ def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd]) -> dict
     }
 
 
-def _read(source: ImageSource, encoder: Encoder, name: str, indices: range) -> tuple[list[int], Tensor]:
-    """Indices and network inputs of the images that can be read."""
+def _read(job: RankJob, indices: range, failures: list[dict[str, str]]) -> tuple[list[int], Tensor]:
+    """Indices and network inputs of the images that can be read; the others are added to `failures`."""
     read: list[int] = []
     inputs: list[Tensor] = []
     for index in indices:
         try:
-            image = source.load(index)
-        except ImageDecodeError:
+            image = job.source.load(index)
+        except ImageDecodeError as error:
+            failures.append({"id": job.source.ids[index], "error": str(error)})
             continue
-        with user_code(name):
-            inputs.append(prepare_images(encoder, [image]))
+        with user_code(job.encoder_name):
+            inputs.append(prepare_images(job.encoder, [image]))
         read.append(index)
-    return read, torch.cat(inputs) if inputs else torch.empty(0)
+    with user_code(job.encoder_name):
+        return read, stack_inputs(job.encoder, inputs)
 
 
 def _deflated(encoder: Encoder, prepared: Tensor) -> Tensor:
@@ -162,11 +200,12 @@ def _deflated(encoder: Encoder, prepared: Tensor) -> Tensor:
     return rows.to(torch.float64) if nulls is None else project_out(rows, nulls[: len(prepared)])
 
 
-def _rank(encoder: Encoder, prepared: Tensor, jacobian: Tensor) -> int:
+def _rank(encoder: Encoder, prepared: Tensor) -> int:
     """Singular values that are not structurally zero."""
     with torch.no_grad(), torch_threads(threads_of(encoder)):
-        nulls = null_basis(encoder, encoder(prepared[:1]))
-    return min(jacobian.shape[1] - (0 if nulls is None else nulls.shape[2]), jacobian.shape[2])
+        z = embed(encoder, prepared[:1])
+    nulls = null_basis(encoder, z)
+    return min(z.shape[1] - (0 if nulls is None else nulls.shape[2]), prepared[0].numel())
 
 
 def _approximate(jacobian: Tensor, case: Rsvd, seed: int, indices: list[int]) -> Tensor:

@@ -6,7 +6,7 @@ import pandas as pd
 
 from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.rank_cascade import cascade_notes
-from minoritybench.rank_job import FOLDER_ENCODER, RankJob
+from minoritybench.rank_job import FOLDER_ENCODER, RankJob, reduced_rows
 from minoritybench.records import ReferenceSet
 
 
@@ -40,6 +40,8 @@ def ranking_warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) ->
         warnings.append(
             "approximate: ranked by the top-k sum of a randomised SVD (column proxy), another quantity than JEPA-SCORE"
         )
+    if reduced_rows(job.request) is not None:
+        warnings.append(f"approximate: {reduced_rows(job.request)}, so no score here is an exact JEPA-SCORE")
     if job.request.estimator == "cascade":
         warnings += cascade_notes(recipe.estimator)
     share = recipe.statistics["rank_deficit_share"]

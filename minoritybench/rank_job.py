@@ -108,7 +108,7 @@ class RankJob:
 
     @property
     def exact(self) -> bool:
-        """Whether scores are exact JEPA-SCOREs rather than a `proxy`."""
+        """Whether scores are exact JEPA-SCOREs rather than a `proxy`, as far as the encoder's dtype goes."""
         return self.request.rank_by == "jepa" and self.request.estimator != "rsvd"
 
 
@@ -227,6 +227,19 @@ def _encoder_facts(encoder: Encoder, name: str, request: RankRequest) -> dict[st
 
 
 def _estimator_facts(request: RankRequest) -> dict[str, Any]:
+    facts = _definition(request)
+    said = [facts.pop("approximation", None), reduced_rows(request)]
+    approximation = "; ".join(part for part in said if part is not None)
+    return {**facts, "approximation": approximation} if approximation else facts
+
+
+def reduced_rows(request: RankRequest) -> str | None:
+    """What scores of Jacobian rows in reduced precision are good for, in words; None where rows are in full."""
+    reduced = request.rank_by == "jepa" and request.dtype == "bfloat16"
+    return f"rows in {request.dtype}, for ranking only" if reduced else None
+
+
+def _definition(request: RankRequest) -> dict[str, Any]:
     if request.rank_by in NEIGHBOURS:
         return {
             "name": request.rank_by,

@@ -21,7 +21,8 @@ from torch import Tensor
 from minoritybench.data.confounders import CONFOUNDERS, confounders
 from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
 from minoritybench.encoders import load_encoder
-from minoritybench.encoders.base import Encoder, embed, micro_batch_of, threads_of
+from minoritybench.encoders.base import Encoder, embed, micro_batch_of, name_of, threads_of
+from minoritybench.errors import BadInputError
 from minoritybench.features import ExtractorEncoder, load_extractor
 from minoritybench.microbatch import map_micro_batches, torch_threads
 from minoritybench.registry import entries, user_code
@@ -193,7 +194,8 @@ def read_batch(
         with user_code(plan.encoder):
             inputs.append(prepare_images(encoder, [image]))
         read.append((index, _facts(source.ids[index], image)))
-    return read, torch.cat(inputs) if inputs else torch.empty(0)
+    with user_code(plan.encoder):
+        return read, stack_inputs(encoder, inputs)
 
 
 def _score_batch(
@@ -254,6 +256,17 @@ def prepare_images(encoder: Encoder, images: list[LoadedImage]) -> Tensor:
     """Network inputs `(N, ...)` of decoded images of any size, each prepared alone so that none affects another."""
     with torch_threads(threads_of(encoder)), torch.no_grad():
         return torch.cat([encoder.prepare(as_unit_tensor(image)) for image in images])
+
+
+def stack_inputs(encoder: Encoder, inputs: list[Tensor]) -> Tensor:
+    """Network inputs `(1, ...)` of images prepared apart, as one `(N, ...)`; empty for none."""
+    shapes = sorted({tuple(each.shape[1:]) for each in inputs})
+    if len(shapes) > 1:
+        raise BadInputError(
+            f"{name_of(encoder)}.prepare returns {shapes[0]} for one image and {shapes[1]} for another; let it resize"
+            " every image to one shape"
+        )
+    return torch.cat(inputs) if inputs else torch.empty(0)
 
 
 def as_unit_tensor(image: LoadedImage) -> Tensor:

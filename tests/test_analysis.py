@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
+from minoritybench import analysis
 from minoritybench.analysis import AnalysisRequest, analyse_scores, spectrum_facts
 from minoritybench.cli.analyze import command
 from minoritybench.errors import BadInputError
+from minoritybench.rank import NothingScoredError
 from minoritybench.report.spectra import COLUMNS, error_rows
 
 ENCODERS = Path(__file__).with_name("toy_rankings.py")
@@ -68,3 +72,53 @@ def test_rank_without_a_tail_is_refused() -> None:
         analyse_scores(AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(15,)))
     with pytest.raises(BadInputError, match="k >= 2"):
         analyse_scores(AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(1,)))
+
+
+def test_too_large_a_rank_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(analysis, "_deflated", lambda *_: pytest.fail("a Jacobian was computed"))
+    with pytest.raises(BadInputError, match="only 15 singular values"):
+        analyse_scores(AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(2, 15), out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_finished_work_is_read_back_and_other_work_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(3,), out=tmp_path / "out")
+    document = analyse_scores(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, "_deflated", lambda *_: pytest.fail("a Jacobian was computed"))
+        assert analyse_scores(request) == document
+        with pytest.raises(BadInputError, match=r"holds other work \(cases: .* pass --force"):
+            analyse_scores(replace(request, k=(4,)))
+    assert analyse_scores(replace(request, k=(4,), force=True))["cases"][0]["k"] == 4
+
+
+def test_unreadable_images_are_listed_and_set_the_exit_code(tmp_path: Path) -> None:
+    for level in range(4):
+        Image.new("RGB", (8, 8), (40 * level, 9, 9)).save(tmp_path / f"{level}.png")
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    words = ["scores", str(tmp_path), "--encoder", "digits-jepa", "--k", "3", "--json", "--out", str(tmp_path / "out")]
+    for _ in range(2):  # the second reads the first back
+        shown = CliRunner().invoke(command, words)
+        assert shown.exit_code == 5
+        document = json.loads(shown.stdout)
+        assert (document["dataset"]["images"], document["dataset"]["failed"]) == (3, 1)
+        assert [failure["id"] for failure in document["failures"]] == ["0.png"]
+        assert "1 images failed" in shown.stderr
+        assert "  0.png: " in shown.stderr
+
+
+def test_nothing_but_unreadable_images_is_told(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"no picture")
+    with pytest.raises(NothingScoredError, match=r"none of the 1 images gave a spectrum; the first: 0.png"):
+        analyse_scores(AnalysisRequest(str(tmp_path), encoder="digits-jepa", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_of_varying_size_name_the_encoder(tmp_path: Path) -> None:
+    for side in (4, 5):
+        Image.new("RGB", (side, side), (9 * side, 0, 0)).save(tmp_path / f"{side}.png")
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def prepare(self, x): return x\n    def __call__(self, x): return x.flatten(1)[:, :9] ** 2\n"
+    )
+    with pytest.raises(BadInputError, match=r"Mine.prepare returns \(3, 4, 4\) for one image and \(3, 5, 5\)"):
+        analyse_scores(AnalysisRequest(str(tmp_path), encoder=f"{tmp_path / 'mine.py'}:Mine", k=(2,)))

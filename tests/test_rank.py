@@ -281,6 +281,28 @@ def test_rsvd_ranking_says_that_it_approximates(tmp_path: Path) -> None:
     assert len(load_reference_set(tmp_path / "out").images()) == outcome.reference_set.n == 18
 
 
+@pytest.mark.parametrize(("estimator", "said"), [("exact", ""), ("rsvd", "sum of the top k only; ")])
+def test_bfloat16_ranking_says_that_it_approximates(estimator: str, said: str, tmp_path: Path) -> None:
+    outcome = minoritybench.rank_dataset(
+        "digits", out=tmp_path / "out", estimator=estimator, limit=20, dtype="bfloat16"
+    )
+    assert outcome.reference_set.estimator["approximation"] == f"{said}rows in bfloat16, for ranking only"
+    assert [warning for warning in outcome.warnings if "rows in bfloat16, for ranking only" in warning]
+    assert "rows in bfloat16, for ranking only" in (tmp_path / "out" / "gallery.html").read_text()
+
+
+def test_full_precision_is_no_approximation(ranked: Path) -> None:
+    assert "approximation" not in load_reference_set(ranked).recipe.estimator
+
+
+def test_inputs_of_varying_size_name_the_encoder(tmp_path: Path) -> None:
+    for side in (4, 5):
+        Image.new("RGB", (side, side), (9 * side, 0, 0)).save(tmp_path / f"{side}.png")
+    (tmp_path / "mine.py").write_text(SQUARE.replace("x.mean(1).flatten(1)", "x"))
+    with pytest.raises(BadInputError, match=r"Mine.prepare returns \(3, 4, 4\) for one image and \(3, 5, 5\)"):
+        minoritybench.rank_dataset(tmp_path, out=tmp_path / "out", encoder=f"{tmp_path / 'mine.py'}:Mine", keep="1")
+
+
 @pytest.mark.parametrize(
     ("request_text", "total", "kept"), [("25%", 1500, 375), ("10", 20, 10), ("0.1%", 10, 1), ("100%", 7, 7)]
 )

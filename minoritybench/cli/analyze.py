@@ -9,6 +9,8 @@ import click
 
 from minoritybench.cli.options import Device
 
+_FAILED_ITEMS = 5
+
 
 @click.group("analyze", short_help="Look into scores: spectra, errors and bounds.")
 def command() -> None:
@@ -48,7 +50,8 @@ def command() -> None:
 def scores_command(as_json: bool, **options: Any) -> None:
     """Spectrum of DATASET's Jacobians, the error of top-k scores by randomised SVD, and the bounds of Proposition 4.1.
 
-    --k, --p and --q can be repeated; every combination is a line of the table.
+    --k, --p and --q can be repeated; every combination is a line of the table. With --out the same command never
+    repeats finished work.
 
     \b
     Example: minoritybench analyze scores digits --encoder digits-ijepa --k 3 --k 9 --out runs/analysis
@@ -61,3 +64,8 @@ def scores_command(as_json: bool, **options: Any) -> None:
     click.echo(pretty_json(document) if as_json else spectra_text(document), nl=not as_json)
     if options["out"] is not None:
         click.echo(f"written to {options['out']}", err=True)
+    if document["failures"]:
+        click.echo(f"{len(document['failures'])} images failed", err=True)
+        for failure in document["failures"]:
+            click.echo(f"  {failure['id']}: {failure['error']}", err=True)
+        raise SystemExit(_FAILED_ITEMS)
