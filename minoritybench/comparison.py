@@ -30,9 +30,9 @@ class Comparison:
     """Overlap of sets A and B. An image is shared if both hold it under the same id with the same content.
 
     `expected_shared` is what two independent random choices of these sizes from the `population`, the images that both
-    rankings saw, would share on average; `rank_spearman` compares the two rankings over the population. None where the
-    rankings are not there to say (a registered set has no scores) and the sets do not stem from the same images.
-    `classes` counts members by folder: only A, both, only B; empty where ids have no folders.
+    rankings saw, would share on average; `rank_spearman` compares the two rankings over the `ranked` images of it that
+    have a rank in both. None where the rankings are not there to say (a registered set has no scores) and the sets do
+    not stem from the same images. `classes` counts members by folder: only A, both, only B; empty where ids have none.
     """
 
     n_a: int
@@ -43,6 +43,7 @@ class Comparison:
     share_of_b_in_a: float
     population: int | None
     expected_shared: float | None
+    ranked: int | None
     rank_spearman: float | None
     classes: dict[str, tuple[int, int, int]]
 
@@ -58,11 +59,12 @@ def compare_references(a: str | Path, b: str | Path) -> Comparison:
     shared = ours & theirs
     rankings = _common_ranks(reference_folder(a), reference_folder(b))
     population: set[tuple[str, str]] | None = None
-    size, spearman = None, None
+    size, ranked, spearman = None, None, None
     if rankings is not None:
         population = _identities(rankings)
         size = len(population)
-        spearman = _spearman(rankings)
+        both = rankings.dropna(subset=["rank_a", "rank_b"])
+        ranked, spearman = len(both), _spearman(both)
     elif first.recipe.dataset.get("sha256") == second.recipe.dataset.get("sha256") is not None:
         size = int(first.recipe.dataset["n"])
     inside = [len(group if population is None else group & population) for group in (ours, theirs)]
@@ -75,6 +77,7 @@ def compare_references(a: str | Path, b: str | Path) -> Comparison:
         share_of_b_in_a=len(shared) / len(theirs),
         population=size,
         expected_shared=inside[0] * inside[1] / size if size else None,
+        ranked=ranked,
         rank_spearman=spearman,
         classes=_classes(ours, theirs),
     )
@@ -118,8 +121,7 @@ def _common_ranks(a: Path, b: Path) -> pd.DataFrame | None:
     return first.merge(second, on=["id", "sha256"], suffixes=("_a", "_b"))
 
 
-def _spearman(rankings: pd.DataFrame) -> float | None:
-    ranked = rankings.dropna(subset=["rank_a", "rank_b"])
+def _spearman(ranked: pd.DataFrame) -> float | None:
     if len(ranked) < 3:
         return None
     return rank_correlation(ranked["rank_a"].to_numpy(dtype=np.int64), ranked["rank_b"].to_numpy(dtype=np.int64))

@@ -86,24 +86,27 @@ def run_job(job: RankJob) -> RankOutcome:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What the stages left: `table` one row an image, and `report`, what the estimator has to say in the recipe."""
+    """What the stages left: `table` one row an image, `report`, what the estimator has to say in the recipe, and
+    `shards`, the files whose features stand beside them."""
 
     table: pd.DataFrame
     failures: list[dict[str, str]]
     spectra: list[dict[str, Any]]
     cost: dict[str, float | None]
     report: dict[str, Any]
+    shards: list[Path]
 
 
 def _scored(job: RankJob, facts: list[dict[str, Any]]) -> _Scored:
-    tables = [pq.read_table(shard_file(job.out, shard)) for shard in range(job.shards)]
+    shards = [shard_file(job.out, shard) for shard in range(job.shards)]
+    table = pa.concat_tables([pq.read_table(shard) for shard in shards]).to_pandas()
     cost = {
         "seconds": sum(float(fact["seconds"]) for fact in facts),
         "exact_fraction": 1.0 if job.exact else 0.0,
         "row_fraction": _row_fraction(job),
     }
     failures = [failure for fact in facts for failure in fact["failures"]]
-    return _Scored(pa.concat_tables(tables).to_pandas(), failures, [fact["spectrum"] for fact in facts], cost, {})
+    return _Scored(table, failures, [fact["spectrum"] for fact in facts], cost, {}, shards)
 
 
 def _cascaded(job: RankJob) -> _Scored:
@@ -113,7 +116,7 @@ def _cascaded(job: RankJob) -> _Scored:
         "exact_fraction": done.exact_fraction,
         "row_fraction": done.row_fraction,
     }
-    return _Scored(done.table, done.failures, done.spectra, cost, done.report)
+    return _Scored(done.table, done.failures, done.spectra, cost, done.report, done.shards)
 
 
 def worker_plan(job: RankJob) -> RankPlan:
@@ -143,9 +146,10 @@ def _finish(job: RankJob, scored: _Scored) -> RankOutcome:
             f"none of the {job.images} images could be scored, see {job.out / FAILURES_FILE};"
             f" the first: {failures[0]['id']}: {failures[0]['error']}"
         )
-    table = _ranked(_with_value(job, table))
+    table = _ranked(_with_value(job, table, scored.shards))
     members, keep = select_members(table, job.keep, job.request.per_class)
-    recipe = _recipe(job, table, members, keep, len(failures), scored.report)
+    table = _proven(table, members)
+    recipe = _recipe(job, table, members, keep, scored)
     warnings = ranking_warnings(job, table, recipe)
     _write(job.out, table, members, recipe)
     spectrum = merge_moments(scored.spectra)
@@ -153,12 +157,12 @@ def _finish(job: RankJob, scored: _Scored) -> RankOutcome:
     return RankOutcome(job.out, recipe, failures, scored.cost, warnings)
 
 
-def _with_value(job: RankJob, table: pd.DataFrame) -> pd.DataFrame:
+def _with_value(job: RankJob, table: pd.DataFrame, shards: list[Path]) -> pd.DataFrame:
     """Rows by id with `value`, what is ranked by, low is rare: the deflated score, a proxy of it, or the negative of
     how far off its neighbours an image lies, which itself is the proxy."""
     table = table.sort_values("id", kind="stable", ignore_index=True)
     if job.request.rank_by in RARITY:
-        table["proxy"] = RARITY[job.request.rank_by](load_features(job.out, job.shards, table["id"]))
+        table["proxy"] = RARITY[job.request.rank_by](load_features(shards, table["id"]))
         return table.assign(value=-table["proxy"])
     return table.assign(value=table["score_deflated" if job.exact else "proxy"])
 
@@ -171,11 +175,18 @@ def _ranked(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _recipe(
-    job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: KeepRule, failures: int, report: dict[str, Any]
-) -> ReferenceSet:
+def _proven(table: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """Where images without a `value` are left, `rank` only up to the highest of the members: one of those without may
+    lie anywhere above it, which is as far as a cascade has looked."""
+    if table["value"].notna().all():
+        return table
+    threshold = table.loc[members.index, "value"].max()
+    return table.assign(rank=table["rank"].mask(table["value"] > threshold))
+
+
+def _recipe(job: RankJob, table: pd.DataFrame, members: pd.DataFrame, keep: KeepRule, scored: _Scored) -> ReferenceSet:
     spec = job.source.spec
-    scores = table["proxy" if job.request.rank_by in RARITY else "value"].dropna()
+    values = table["proxy" if job.request.rank_by in RARITY else "value"].dropna()
     return ReferenceSet(
         name=spec.name if spec.name != "folder" else f"folder-{index_digest(members)[:8]}",
         sha256=index_digest(members),
@@ -191,18 +202,18 @@ def _recipe(
             "sha256": index_digest(table),
         },
         encoder=job.plan["encoder"],
-        estimator={**job.plan["estimator"], **report},
+        estimator={**job.plan["estimator"], **scored.report},
         statistics={
-            "mean": float(scores.mean()),
-            "std": float(scores.std(ddof=0)),
-            "min": float(scores.min()),
-            "max": float(scores.max()),
+            "mean": float(values.mean()),
+            "std": float(values.std(ddof=0)),
+            "min": float(values.min()),
+            "max": float(values.max()),
             **_dead_units(job, table, members),
             "confounders": confounder_correlations(table),
-            **(density_agreement(job.out, job.shards, table) if _has_features(job) else {}),
+            **(density_agreement(scored.shards, table) if _may_be_density(job, table) else {}),
         },
         conversions=dict(sorted(Counter(table["conversion"].dropna()).items())),
-        failures=failures,
+        failures=len(scored.failures),
         minoritybench=minoritybench.__version__,
     )
 
@@ -228,9 +239,10 @@ def _dead_units(job: RankJob, table: pd.DataFrame, members: pd.DataFrame) -> dic
     }
 
 
-def _has_features(job: RankJob) -> bool:
-    """Whether the shards hold f(x) of every image beside a score that it can be compared with."""
-    return job.request.rank_by not in RARITY and job.request.estimator != "cascade"
+def _may_be_density(job: RankJob, table: pd.DataFrame) -> bool:
+    """Whether every image has a score that density can be compared with: the low end alone, which is what a cascade
+    scores, would say something else."""
+    return job.request.rank_by not in RARITY and bool(table["value"].notna().all())
 
 
 def _write(out: Path, table: pd.DataFrame, members: pd.DataFrame, recipe: ReferenceSet) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.microbatch import torch_threads
 from minoritybench.rank_job import RankJob, crew
 from minoritybench.rank_shard import FACTS, SHARD_SCHEMA, RankPlan, score_shard, shard_file
-from minoritybench.references import class_of, keep_count
+from minoritybench.references import keep_count
 from minoritybench.rng import derived_seed
 from minoritybench.scoring.cascade import (
     GIVE_UP,
@@ -52,7 +53,8 @@ Indices = NDArray[np.int64]
 @dataclass(frozen=True)
 class CascadeResult:
     """What a cascade leaves: `table`, one row an image (columns of a score shard), what the stages report, the
-    fractions of images and of Jacobian rows that were spent exactly, and `report`, which goes into the recipe."""
+    fractions of images and of Jacobian rows that were spent exactly, `report`, which goes into the recipe, and
+    `shards`, the files of the images scored exactly, each with their features beside it."""
 
     table: pd.DataFrame
     failures: list[dict[str, str]]
@@ -61,6 +63,7 @@ class CascadeResult:
     exact_fraction: float
     row_fraction: float
     report: dict[str, Any]
+    shards: list[Path]
 
 
 def run_cascade(job: RankJob, plan: RankPlan) -> CascadeResult:
@@ -79,21 +82,19 @@ class _Cascade:
         self.job, self.plan = job, plan
         self.where = {name: index for index, name in enumerate(job.source.ids)}
         total = len(self.where)
-        order = np.random.default_rng(derived_seed(SEED, "cascade-calibration")).permutation(total)
         size = calibration_size(total)
+        self.drawn = np.random.default_rng(derived_seed(SEED, "cascade-calibration")).permutation(total)[:size]
         self.sample = np.zeros(total, dtype=bool)
-        self.sample[order[:size]] = True
+        self.sample[self.drawn] = True
         self.audit = np.zeros(total, dtype=bool)  # held out: in no fit and in no margin
-        self.audit[order[: size // 3]] = True
-        self.classes = None
-        if job.request.per_class is not None:
-            self.classes = np.unique([class_of(name) for name in self.where], return_inverse=True)[1]
+        self.audit[self.drawn[: size // 3]] = True
         self.scores = np.full(total, np.nan)
         self.readable = np.ones(total, dtype=bool)
         self.features: dict[str, NDArray[np.float32]] = {}
         self.probes = torch.zeros(0, 0, dtype=torch.float64)
         self.decisions: list[dict[str, Any]] = []
         self.scored_tables: list[pd.DataFrame] = []
+        self.shards: list[Path] = []
         self.cheap_tables: list[pd.DataFrame] = []
         self.failures: dict[str, str] = {}
         self.spectra: list[dict[str, Any]] = []
@@ -101,15 +102,15 @@ class _Cascade:
 
     def calibrate(self) -> None:
         """Exact scores of the calibration sample, the probes from their mean `J J^T`, and the sample's features."""
-        sample = np.flatnonzero(self.sample)
         whitening = replace(self.plan, shard_size=_WHITENING_IMAGES, gram=True)
-        self._score("whiten", sample[:_WHITENING_IMAGES], whitening)
-        self._score("calibrate", sample[_WHITENING_IMAGES:], self.plan)
+        self._score("whiten", np.sort(self.drawn[:_WHITENING_IMAGES]), whitening)
+        self._score("calibrate", np.sort(self.drawn[_WHITENING_IMAGES:]), self.plan)
         gram = torch.from_numpy(np.load(shard_file(self.job.out, 0, "whiten").with_suffix(".npy")))
-        if gram.shape[0]:
-            self.probes = whitened_probes(gram, sketch_rows(gram.shape[0]), SEED)
+        if not gram.shape[0]:
+            return  # not one of them could be scored: without probes there is no proxy
+        self.probes = whitened_probes(gram, sketch_rows(gram.shape[0]), SEED)
         if self._left().size:
-            self._sketch("learn", sample)
+            self._sketch("learn", np.flatnonzero(self.sample))
 
     def search(self) -> None:
         """Decide and score, round by round, until nothing is left that may be low; or score everything."""
@@ -156,7 +157,7 @@ class _Cascade:
             "recall": None if last["fallback"] else last["audit"],
         }
         failures = [{"id": name, "error": self.failures[name]} for name in sorted(self.failures)]
-        return CascadeResult(table, failures, self.spectra, self.seconds, exact, exact + sketched, report)
+        return CascadeResult(table, failures, self.spectra, self.seconds, exact, exact + sketched, report, self.shards)
 
     def _first_decision(self) -> dict[str, Any]:
         """From the calibration sample alone: is there any hope that the proxy saves something?
@@ -164,6 +165,8 @@ class _Cascade:
         The margin asked here is only the least one, for the fits to come know more than this one; a search that is
         begun in vain costs the sketch, a sixteenth of the rows at most.
         """
+        if not self.probes.shape[1]:
+            return _end("none of the images that the probes are to be taken from could be scored")
         if len(self._fit_points()) < _LEAST_FIT:
             return _end("too few calibration images could be scored")
         sample = np.flatnonzero(self.sample & np.isfinite(self.scores))
@@ -184,17 +187,13 @@ class _Cascade:
             return self._verdict(self.decisions[-1])
         means, deviations, margin = self._predicted()
         reach = np.nan_to_num(means - margin * deviations, nan=-np.inf)
-        threshold = self._thresholds()
         left = self._left()
-        candidates = left[(reach <= threshold)[left]]
+        candidates = left[(reach <= self._threshold())[left]]
         size = int(self.job.plan["encoder"]["micro_batch"])
         batch = math.ceil(max(self._keep() / 2, len(self.scores) / 25) / size) * size  # a part of one costs the whole
         last = candidates.size <= 1.5 * batch
         if not last:
-            promise = np.nan_to_num(np.where(np.isfinite(threshold), means - threshold, -np.inf), nan=-np.inf)[
-                candidates
-            ]
-            ordered = np.lexsort((candidates, means[candidates], promise))
+            ordered = np.lexsort((candidates, np.nan_to_num(means, nan=-np.inf)[candidates]))
             candidates = np.sort(candidates[ordered[:batch]])
         decision = {**_end(None), "stop": False, "images": candidates.tolist(), "margin": margin}
         if last:
@@ -204,9 +203,9 @@ class _Cascade:
 
     def _verdict(self, last: dict[str, Any]) -> dict[str, Any]:
         """The end, and what the held-out images say of it: how many of their low ones the last rule reached."""
-        threshold = self._thresholds()
-        low = [image for image in map(int, last["reach"]) if self.scores[image] <= threshold[image]]
-        found = sum(last["reach"][str(image)] <= float(threshold[image]) for image in low)
+        threshold = self._threshold()
+        low = [image for image in map(int, last["reach"]) if self.scores[image] <= threshold]
+        found = sum(last["reach"][str(image)] <= threshold for image in low)
         interval = recall_interval(found, len(low))
         audit = {
             "found": found,
@@ -231,30 +230,23 @@ class _Cascade:
 
     def _keep(self) -> int:
         """Images to be kept in all."""
-        if self.classes is None:
-            return keep_count(self.job.keep, int(self.readable.sum()))
-        return int(self.job.request.per_class or 1) * (int(self.classes.max()) + 1)
+        return keep_count(self.job.keep, int(self.readable.sum()))
 
-    def _thresholds(self) -> NDArray[np.float64]:
-        """For each image the score that it must not exceed to be kept, by what is known so far."""
-        if self.classes is None:
-            known = self.scores[np.isfinite(self.scores)]
-            return np.full(len(self.scores), threshold_so_far(known.tolist(), self._keep()))
-        keep = int(self.job.request.per_class or 1)
-        members = [np.flatnonzero(self.classes == number) for number in range(int(self.classes.max()) + 1)]
-        thresholds = np.full(len(self.scores), np.inf)
-        for images in members:
-            known = self.scores[images]
-            thresholds[images] = threshold_so_far(known[np.isfinite(known)].tolist(), keep)
-        return thresholds
+    def _threshold(self) -> float:
+        """The score that an image must not exceed to be kept, by what is known so far."""
+        return threshold_so_far(self.scores[np.isfinite(self.scores)].tolist(), self._keep())
 
     def _fit_points(self) -> Indices:
-        """The images that the proxy is fitted to, by score, thinned evenly to what a fit can hold."""
+        """The images that the proxy is fitted to, by score: of the random sample as many as a fit can hold, for the
+        margin is theirs to say, and of the images found since what room is left for, thinned evenly."""
         usable = np.isfinite(self.scores) & ~self.audit & self._featured()
-        points = np.flatnonzero(usable)
-        points = points[np.lexsort((points, self.scores[points]))]
-        chosen = np.linspace(0, len(points) - 1, min(len(points), _FIT_POINTS)).round().astype(np.int64)
-        return points[chosen]
+        drawn = self.drawn[usable[self.drawn]][:_FIT_POINTS]
+        found = self._by_score(np.flatnonzero(usable & ~self.sample))
+        chosen = np.linspace(0, len(found) - 1, min(len(found), _FIT_POINTS - len(drawn))).round().astype(np.int64)
+        return self._by_score(np.concatenate([drawn, found[chosen]]))
+
+    def _by_score(self, images: Indices) -> Indices:
+        return images[np.lexsort((images, self.scores[images]))]
 
     def _featured(self) -> NDArray[np.bool_]:
         if not self.features:
@@ -280,6 +272,7 @@ class _Cascade:
         plan = replace(plan, stage=stage, indices=tuple(images.tolist()))
         tables, facts = self._run(score_shard, plan, plan, FACTS, len(images))
         self.scored_tables += tables
+        self.shards += [shard_file(self.job.out, shard, stage) for shard in range(len(tables))]
         self.spectra += [fact["spectrum"] for fact in facts]
         for table in tables:
             self.scores[[self.where[name] for name in table["id"]]] = table["score_deflated"]
@@ -323,7 +316,9 @@ def cascade_notes(report: dict[str, Any]) -> list[str]:
         return [f"cascade saved nothing, every image was scored exactly: {report['fallback']}"]
     notes = [
         f"cascade: {report['exact_fraction']:.1%} of the images scored exactly, {report['row_fraction']:.1%} of the"
-        f" Jacobian rows; the margin is {report['margin']:.2f} predicted standard deviations"
+        f" Jacobian rows; the margin is {report['margin']:.2f} predicted standard deviations",
+        "cascade: only images up to the threshold of the set have a rank, for above it others without a score may lie"
+        " between; whether the score follows kNN density was not computed, for that takes every score",
     ]
     recall = report["recall"]
     if recall is not None:

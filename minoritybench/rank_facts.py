@@ -11,7 +11,9 @@ from minoritybench.records import ReferenceSet
 
 
 def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
-    """Spearman of what was ranked by with each confounder; None where either does not vary."""
+    """Spearman of what was ranked by with each confounder among the images that have a `value`; None where either does
+    not vary."""
+    table = table.dropna(subset=["value"])
     score = table["value"]
     scored = len(table) > 2 and score.min() < score.max()
     return {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from minoritybench.metrics.neighbours import AVGKNN_K, local_outlier_factor, mean_neighbour_distance
-from minoritybench.rank_shard import FEATURES, features_file, shard_file
+from minoritybench.rank_shard import FEATURES, features_file
 from minoritybench.scoring.validity import MOST_IMAGES, knn_spearman
 
 RARITY: dict[str, Callable[[NDArray[Any]], NDArray[np.float64]]] = {
@@ -24,20 +24,20 @@ RARITY: dict[str, Callable[[NDArray[Any]], NDArray[np.float64]]] = {
 """Generator-centric rarity by the name of `--rank-by`: features `(N, d)` to values `(N,)`, high is rare."""
 
 
-def load_features(out: Path, shards: int, ids: Iterable[str]) -> NDArray[np.float32]:
-    """f(x) `(N, d)` of some ranked images, in the order of `ids`, from the files beside the shards."""
+def load_features(shards: Iterable[Path], ids: Iterable[str]) -> NDArray[np.float32]:
+    """f(x) `(N, d)` of some ranked images, in the order of `ids`, from the files beside their shards' parquet files."""
     wanted = {name: row for row, name in enumerate(ids)}
     rows: dict[int, NDArray[np.float32]] = {}
-    for shard in range(shards):
-        names = pq.read_table(shard_file(out, shard), columns=["id"])["id"].to_pylist()
+    for shard in shards:
+        names = pq.read_table(shard, columns=["id"])["id"].to_pylist()
         here = [(position, wanted[name]) for position, name in enumerate(names) if name in wanted]
         if here:
-            features = load_file(features_file(out, shard))[FEATURES]
+            features = load_file(features_file(shard))[FEATURES]
             rows |= {row: features[position] for position, row in here}
     return np.stack([rows[row] for row in range(len(wanted))])
 
 
-def density_agreement(out: Path, shards: int, table: pd.DataFrame) -> dict[str, float | int | None]:
+def density_agreement(shards: Iterable[Path], table: pd.DataFrame) -> dict[str, float | int | None]:
     """`knn_spearman`, the rank correlation of what was ranked by (`value`) with kNN density in the encoder's own
     features, and `knn_images`, among how many images.
 
@@ -48,5 +48,5 @@ def density_agreement(out: Path, shards: int, table: pd.DataFrame) -> dict[str, 
     chosen = ranked.sort_values(["sha256", "id"], kind="stable").head(MOST_IMAGES).sort_values("id", kind="stable")
     if len(chosen) <= AVGKNN_K:
         return {"knn_spearman": None, "knn_images": len(chosen)}
-    rho = knn_spearman(chosen["value"].to_numpy(dtype=np.float64), load_features(out, shards, chosen["id"]))
+    rho = knn_spearman(chosen["value"].to_numpy(dtype=np.float64), load_features(shards, chosen["id"]))
     return {"knn_spearman": rho if math.isfinite(rho) else None, "knn_images": len(chosen)}

@@ -24,6 +24,9 @@ from minoritybench.store import PLAN_FILE, digest_of, read_json, sha256_file
 _ROW_FORMAT = 3
 """Raised whenever the same plan would give other scores: shards of an older format are then done again."""
 
+_CASCADE_VERSION = 2
+"""Raised whenever a cascade would look at other images: what it left is then done again."""
+
 NEIGHBOURS = {"avgknn": AVGKNN_K, "lof": LOF_K}
 """Ways to rank by neighbours in feature space (generator-centric rarity), with how many they look at."""
 RANK_BY = ("jepa", *NEIGHBOURS)
@@ -68,6 +71,8 @@ class RankRequest:
             raise BadInputError(f"--rank-by {self.rank_by!r} is not one of: {', '.join(RANK_BY)}")
         if self.rank_by != "jepa" and self.estimator != "exact":
             raise BadInputError(f"--estimator {self.estimator} belongs to --rank-by jepa")
+        if self.per_class is not None and self.estimator == "cascade":
+            raise BadInputError("--per-class needs the score of every image, so --estimator exact and not cascade")
         if self.shard_size < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise BadInputError("--shard-size and --batch-size must be at least 1")
 
@@ -252,6 +257,6 @@ def _definition(request: RankRequest) -> dict[str, Any]:
     if request.estimator == "exact":
         return {"name": "exact", "mode": "deflated"}
     if request.estimator == "cascade":
-        return {"name": "cascade", "mode": "deflated", "seed": 0}
+        return {"name": "cascade", "mode": "deflated", "seed": 0, "version": _CASCADE_VERSION}
     rsvd = Rsvd()
     return {"name": "rsvd", "k": rsvd.k, "p": rsvd.p, "q": rsvd.q, "seed": 0, "approximation": "sum of the top k only"}

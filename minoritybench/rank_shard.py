@@ -108,7 +108,7 @@ def score_shard(plan: RankPlan, shard: int) -> None:
         for start in range(0, len(indices), plan.batch_images):
             _score_batch(plan, source, encoder, indices[start : start + plan.batch_images], result)
     table = shard_file(Path(plan.out), shard, plan.stage)
-    features, gram = table.with_suffix(".safetensors"), table.with_suffix(".npy")
+    features, gram = features_file(table), table.with_suffix(".npy")
     with atomic_path(table) as part:
         pq.write_table(pa.Table.from_pylist(result.rows, schema=SHARD_SCHEMA), part)
     with atomic_path(features) as part:
@@ -171,9 +171,9 @@ def shard_file(out: Path, shard: int, stage: str = STAGE) -> Path:
     return out / "shards" / (f"{shard:06d}.parquet" if stage == STAGE else f"{stage}-{shard:06d}.parquet")
 
 
-def features_file(out: Path, shard: int) -> Path:
-    """Where f(x) of the rows of a shard lies: one array `FEATURES`, `(rows, d)`."""
-    return out / "shards" / f"{shard:06d}.safetensors"
+def features_file(shard: Path) -> Path:
+    """Where f(x) of the rows of a shard's parquet file lies: one array `FEATURES`, `(rows, d)`."""
+    return shard.with_suffix(".safetensors")
 
 
 def read_batch(

@@ -40,6 +40,7 @@ def test_figures_from_the_files_themselves(rankings: tuple[Path, Path]) -> None:
     assert found.share_of_a_in_b == found.share_of_b_in_a == pytest.approx(shared / KEEP)
     assert found.expected_shared == pytest.approx(KEEP * KEEP / N)
     assert found.rank_spearman == pytest.approx(spearmanr(ranks[0], ranks[1].loc[ranks[0].index]).statistic)
+    assert found.ranked == N
     assert found.classes == {}
 
 
@@ -47,6 +48,18 @@ def test_a_set_agrees_with_itself(rankings: tuple[Path, Path]) -> None:
     found = compare_references(rankings[0], rankings[0])
     assert (found.jaccard, found.share_of_a_in_b) == (1.0, 1.0)
     assert found.rank_spearman == pytest.approx(1.0)
+
+
+def test_images_without_a_rank_are_not_counted_among_the_ranked(rankings: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(rankings[1], tmp_path / "part")
+    scores = pd.read_parquet(rankings[1] / "scores.parquet")
+    scores["rank"] = scores["rank"].astype("Int64").mask(scores["rank"] > 50)
+    scores.to_parquet(tmp_path / "part" / "scores.parquet")
+    found = compare_references(rankings[0], tmp_path / "part")
+    assert (found.population, found.ranked) == (N, 50)
+    words = [str(rankings[0]), str(tmp_path / "part"), "--out", str(tmp_path / "page.html")]
+    assert "(ranks of 50 images)" in CliRunner().invoke(command, words).stdout
+    assert "over 50 images" in (tmp_path / "page.html").read_text()
 
 
 def test_without_scores_chance_is_known_for_the_same_images_only(rankings: tuple[Path, Path], tmp_path: Path) -> None:

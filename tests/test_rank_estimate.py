@@ -66,3 +66,13 @@ def test_unreadable_images_leave_the_time_open(tmp_path: Path) -> None:
     (tmp_path / "in" / "a.png").write_text("no")
     result = CliRunner().invoke(command, [str(tmp_path / "in"), "--dry-run"])
     assert "unknown" in result.stdout
+
+
+@pytest.mark.parametrize(("estimator", "told"), [("cascade", True), ("exact", False)])
+def test_a_cascades_time_is_called_an_upper_bound(
+    estimator: str, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["digits", "--limit", "10", "--dry-run", "--estimator", estimator]
+    assert ("that of the exact ranking, an upper bound" in CliRunner().invoke(command, words).stdout) == told
+    assert ("note" in json.loads(CliRunner().invoke(command, [*words, "--json"]).stdout)) == told

@@ -15,7 +15,9 @@ from scipy.ndimage import laplace
 from scipy.stats import spearmanr
 
 import minoritybench
+from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.rank import RankOutcome, merge_moments
+from minoritybench.rank_facts import confounder_correlations
 from minoritybench.rank_shard import SpectrumMoments
 
 Pixels = NDArray[np.uint8]
@@ -84,6 +86,19 @@ def test_correlations_are_spearmans_of_the_deflated_score_with_each_column(tmp_p
     for name, rho in found.items():
         assert rho == pytest.approx(spearmanr(rows["score_deflated"], rows[name]).statistic, abs=1e-12), name
     assert len({round(rho, 6) for rho in found.values()}) == 5
+
+
+def test_correlations_are_among_the_images_that_have_a_score() -> None:
+    """The others' brightness, between those of the scored ones, must not stretch the ranks of these."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame({name: rng.normal(size=30) for name in (*CONFOUNDERS, "value")})
+    table.loc[::2, "value"] = np.nan
+    table.loc[1::2, "contrast"] = 0.5
+    scored = table.dropna(subset=["value"])
+    found = confounder_correlations(table)
+    assert found.pop("contrast") is None  # it varies among the others alone
+    for name, rho in found.items():
+        assert rho == pytest.approx(spearmanr(scored["value"], scored[name]).statistic, abs=1e-12), name
 
 
 def with_brightness_order(order: Sequence[int]) -> dict[str, Pixels]:

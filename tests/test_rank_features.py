@@ -19,6 +19,7 @@ from minoritybench.cli.rank import command
 from minoritybench.errors import BadInputError
 from minoritybench.features import load_extractor
 from minoritybench.rank_features import load_features
+from minoritybench.rank_shard import shard_file
 from minoritybench.references import load_reference_set
 
 ARTEFACTS = ("scores.parquet", "reference_set.json", "members.csv", "failures.csv", "gallery.html")
@@ -81,13 +82,14 @@ def test_samples_are_measured_against_such_a_set_without_its_extractor_as_judge(
 
 def test_features_stand_beside_the_shards_and_belong_to_them(embedded: np.ndarray, tmp_path: Path) -> None:
     scores = rank(tmp_path, shard_size=64)
-    kept = load_features(tmp_path, 3, scores["id"])
+    shards = [shard_file(tmp_path, shard) for shard in range(3)]
+    kept = load_features(shards, scores["id"])
     assert kept == pytest.approx(embedded, abs=1e-6)
     some = scores["id"].iloc[[140, 3, 77]]
-    assert (load_features(tmp_path, 3, some) == kept[[140, 3, 77]]).all()
+    assert (load_features(shards, some) == kept[[140, 3, 77]]).all()
     (tmp_path / "shards" / "000001.safetensors").unlink()
     rank(tmp_path, shard_size=64)  # its receipt no longer holds: done again
-    assert (load_features(tmp_path, 3, scores["id"]) == kept).all()
+    assert (load_features(shards, scores["id"]) == kept).all()
 
 
 def test_validity_figure_of_a_ranking(embedded: np.ndarray, tmp_path: Path) -> None:

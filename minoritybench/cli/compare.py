@@ -48,10 +48,10 @@ def _table(facts: dict[str, Any]) -> str:
         ("Jaccard", number("jaccard", ".3f")),
         ("A in B", number("share_of_a_in_b", ".1%")),
         ("B in A", number("share_of_b_in_a", ".1%")),
-        ("Spearman", f"{number('rank_spearman', '+.3f')} (ranks of {number('population', 'd')} images)"),
+        ("Spearman", f"{number('rank_spearman', '+.3f')} (ranks of {number('ranked', 'd')} images)"),
     ]
     if facts["rank_spearman"] is None:
-        rows[-1] = ("Spearman", "not known: both must be rank-dataset outputs with scores")
+        rows[-1] = ("Spearman", "not known: both must be rank-dataset outputs with three images or more ranked in both")
     lines = [f"{name:<10}{value}" for name, value in rows]
     if facts["classes"]:
         lines.append("class: only A, both, only B")

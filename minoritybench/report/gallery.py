@@ -30,10 +30,10 @@ def gallery_html(
     """A self-contained page; a pure function of the scores and images, so that resumed runs write the same bytes.
 
     `table` has the columns `id`, `rank` and `value`, what was ranked by, low is rare: for a ranking by neighbours the
-    negative of what is shown.
+    negative of what is shown. A cascade leaves images without a value, which are not shown, and with one but no rank.
     """
     sign = 1.0 if recipe.rank_by == "jepa" else -1.0
-    ranked = table.dropna(subset=["rank"]).sort_values("rank")
+    ranked = table.dropna(subset=["value"]).sort_values(["value", "id"], kind="stable")
     members = set(members_ids)
     threshold = float(ranked.loc[ranked["id"].isin(members), "value"].max())
     shown = min(SHOWN, max(1, len(ranked) // 2))
@@ -57,6 +57,7 @@ def gallery_html(
         ),
         spectrum=spectrum_chart,
         total=len(table),
+        scored=len(ranked),
     )
 
 
@@ -74,13 +75,16 @@ def _axis(recipe: ReferenceSet) -> str:
 def _tiles(
     source: ImageSource, where: dict[str, int], rows: pd.DataFrame, members: set[str], sign: float
 ) -> list[dict[str, Any]]:
+    ranks = [
+        f"rank {rank}" if known else "no rank" for rank, known in zip(rows["rank"], rows["rank"].notna(), strict=True)
+    ]
     return [
         {
             "id": row.id,
-            "rank": row.rank,
+            "rank": rank,
             "score": row.shown,
             "member": row.id in members,
             "uri": tile_uri(source.load(where[str(row.id)]).pixels),
         }
-        for row in rows.assign(shown=sign * rows["value"]).itertuples()
+        for rank, row in zip(ranks, rows.assign(shown=sign * rows["value"]).itertuples(), strict=True)
     ]

@@ -90,8 +90,11 @@ def margin_of(proxy: GaussianProcess, targets: Tensor, sample: Tensor) -> float:
 
     The worst leave-one-out case among the training points that `sample` (bool `(N,)`) marks as drawn at random, and at
     least `LEAST_MARGIN`. By exchangeability a new image drawn the same way lies lower still with probability
-    1 / (m + 1) at most, m the sample's size; it is missed only if it also belongs to the lowest.
+    1 / (m + 1) at most, m the sample's size; it is missed only if it also belongs to the lowest. Infinite for an empty
+    sample, which bounds nothing.
     """
+    if not bool(sample.any()):
+        return math.inf
     means, deviations = proxy.leave_one_out(targets)
     below = (means - targets.to(torch.float64)) / deviations
     return max(LEAST_MARGIN, float(below[sample].max()))

@@ -93,3 +93,9 @@ def test_margin_covers_the_worst_random_image_and_ignores_chosen_ones() -> None:
     assert margin > LEAST_MARGIN
     sample[3] = False
     assert margin_of(proxy, targets, sample) < margin
+
+
+def test_margin_without_a_random_sample_bounds_nothing() -> None:
+    features = torch.linspace(0, 1, 20, dtype=torch.float64).unsqueeze(1)
+    proxy = fit_gaussian_process([features], features[:, 0])
+    assert margin_of(proxy, features[:, 0], torch.zeros(20, dtype=torch.bool)) == math.inf
