@@ -253,8 +253,3 @@ def test_a_rank_within_every_class_is_not_for_the_cascade(tmp_path: Path) -> Non
     with pytest.raises(BadInputError, match="--per-class"):
         rank(tmp_path / "out", "predictable", keep=None, per_class=15)
     assert not (tmp_path / "out").exists()
-
-
-def test_single_scores_are_not_for_the_cascade(digits) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(BadInputError, match="rank_dataset"):
-        minoritybench.jepa_score(minoritybench.load_encoder("digits-jepa"), digits[:2], estimator="cascade")
