@@ -65,6 +65,6 @@ def ranking_warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) ->
     seen = recipe.encoder.get("input_size")
     if seen is not None and bool((table[["width", "height"]].min(axis=1) > 4 * seen).any()):
         warnings.append(
-            f"{recipe.encoder['name']} sees {seen} px images; larger ones were shrunk to that (choose --encoder)"
+            f"{recipe.encoder['name']} sees {seen} px images; larger ones were shrunk to that (--encoder names another)"
         )
     return warnings

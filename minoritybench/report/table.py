@@ -20,10 +20,12 @@ def metric_table(record: RunRecord) -> str:
         lines.append(
             f"{metric.name:<{width}}  {ARROWS[metric.direction]} {metric.value:>8.2f}  {interval_text(metric)}"
         )
-    lines.append(
-        f"{record.cost.seconds_per_sample * 1000:.2f} ms a sample, {record.cost.nfe} denoiser and "
-        f"{record.cost.encoder_passes} encoder passes each; record {record.id[:12]}"
-    )
+    if record.sampling.seeds:
+        cost = f"{record.cost.seconds_per_sample * 1000:.2f} ms a sample, {record.cost.nfe} denoiser and "
+        cost += f"{record.cost.encoder_passes} encoder passes each"
+    else:
+        cost = "what the samples cost is not known"
+    lines.append(f"{cost}; record {record.id[:12]}")
     return "\n".join(lines)
 
 
