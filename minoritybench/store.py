@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file; a broken one is a one-line error that names it."""
     try:
         value = json.loads(path.read_text("utf-8"))
-        canonical_json(value).encode()  # a lone surrogate, written as an escape, could be printed nowhere
+        json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate, given as an escape, could be printed nowhere
         return value
     except FileNotFoundError as error:
         raise BadInputError(f"no such file: {path}") from error
