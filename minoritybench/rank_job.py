@@ -24,7 +24,7 @@ from minoritybench.store import PLAN_FILE, digest_of, read_json, sha256_file
 _ROW_FORMAT = 3
 """Raised whenever the same plan would give other scores: shards of an older format are then done again."""
 
-_CASCADE_VERSION = 2
+_CASCADE_VERSION = 3
 """Raised whenever a cascade would look at other images: what it left is then done again."""
 
 NEIGHBOURS = {"avgknn": AVGKNN_K, "lof": LOF_K}

@@ -18,7 +18,7 @@ from minoritybench.rng import derived_seed
 from minoritybench.scoring.gaussian_process import GaussianProcess
 from minoritybench.scoring.jacobian import JacobianGraph
 
-LEAST_MARGIN = 2.0
+LEAST_MARGIN = 3.0
 """The margin is at least this many predicted standard deviations."""
 GIVE_UP = 0.9
 """From this expected share of the full cost on, everything is scored exactly."""
