@@ -26,6 +26,7 @@ from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.guidance import ScoreGradient, score_gradient
+from minoritybench.guidance.normalise import max_normalised
 from minoritybench.scoring.rsvd import Rsvd
 
 PROBE_STREAM = "jepa-probes"
@@ -72,8 +73,7 @@ class Jepa(Method):
             return None
         gradient = self._gradient(step)
         if self.normalise == "max":
-            peak = gradient.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-            gradient = gradient / peak.view(-1, *[1] * (gradient.ndim - 1))
+            gradient = max_normalised(gradient)
         scale = step.variance if self.schedule == "variance" else 1.0
         return -self.eta * scale * gradient
 

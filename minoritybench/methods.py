@@ -12,12 +12,12 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from minoritybench.errors import BadInputError
+from minoritybench.needs import check_needs
 from minoritybench.records import BenchmarkSpec
 from minoritybench.registry import resolve, user_code
 from minoritybench.store import canonical_json
 
 DEFAULT_PRESET = "reference"
-KNOWN_NEEDS = frozenset({"encoder"})
 _FINITE = ConfigDict(allow_inf_nan=False)
 
 
@@ -30,10 +30,12 @@ class ConfiguredMethod:
     params: dict[str, Any]
     preset: str
 
-    @property
-    def needs_encoder(self) -> bool:
-        """Whether sampling needs the guide encoder."""
-        return "encoder" in (getattr(self.instance, "requires", None) or ())
+    def needs(self, class_conditional: bool) -> frozenset[str]:
+        """Names of what sampling needs beside the generator (see `minoritybench.needs`): the method's
+        `needs(class_conditional)`, where it depends on settings, else its `requires`."""
+        asked = getattr(self.instance, "needs", None)
+        names = getattr(self.instance, "requires", None) if asked is None else asked(class_conditional)
+        return frozenset(names or ())
 
 
 def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) -> ConfiguredMethod:
@@ -56,10 +58,10 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     converted = {key: _converted(name, key, value, fields) for key, value in values.items()}
     with user_code(name):
         instance = cls(**converted)
-    unknown = set(getattr(instance, "requires", None) or ()) - KNOWN_NEEDS
-    if unknown:
-        raise BadInputError(f"method {name!r} requires {', '.join(sorted(unknown))}, which this version cannot provide")
-    return ConfiguredMethod(name, instance, _params(name, instance), preset)
+    method = ConfiguredMethod(name, instance, _params(name, instance), preset)
+    for class_conditional in (False, True):
+        check_needs(name, method.needs(class_conditional))
+    return method
 
 
 def parse_settings(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:

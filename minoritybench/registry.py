@@ -74,6 +74,7 @@ _METHODS = {
     "adm": Entry(f"{_THIS}.baselines.adm:Adm", "plain ancestral DDPM sampling"),
     "ddim": Entry(f"{_THIS}.baselines.ddim:Ddim", "deterministic DDIM sampling"),
     "bns": Entry(f"{_THIS}.baselines.bns:BoostAndSkip", "Boost-and-Skip: boosted initial noise, skipped first steps"),
+    "sgms": Entry(f"{_THIS}.baselines.sgms:Sgms", "self-guided: ascends the model's reconstruction discrepancy"),
     "jepa": Entry(f"{_THIS}.baselines.jepa:Jepa", "JEPA guidance: descends JEPA-SCORE of the denoised estimate"),
 }
 

@@ -24,6 +24,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.methods import ConfiguredMethod, configure
 from minoritybench.microbatch import torch_threads
+from minoritybench.needs import ENCODER, PREPARED, Need, open_distances
 from minoritybench.provenance import tool_record
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, resolve, user_code
@@ -44,7 +45,7 @@ LABEL_STREAM = "labels"
 STAGE = "sample"
 FACTS = frozenset({"rows", "seconds", "passes", "tool"})
 _SHARD_SIZE = 128
-_SAMPLE_FORMAT = 2
+_SAMPLE_FORMAT = 3
 """Raised whenever the same plan would give other images."""
 
 
@@ -111,12 +112,19 @@ class Sampler:
     benchmark: BenchmarkSpec
     model: DiffusionModel
     method: ConfiguredMethod
-    encoder: Encoder | None
+    needs: dict[str, Need]
     guide: str
     spacing: str
 
+    @property
+    def encoder(self) -> Encoder | None:
+        """The guide, if the method has use for one."""
+        need = self.needs.get(ENCODER)
+        return None if need is None else need.value
+
     def facts(self, request: SampleRequest) -> dict[str, Any]:
         """The identity of what is sampled: two requests with equal facts give equal images."""
+        guide = self.needs.get(ENCODER)
         return {
             "format": _SAMPLE_FORMAT,
             "method": {"name": self.method.name, "params": self.method.params, "preset": self.method.preset},
@@ -125,9 +133,8 @@ class Sampler:
                 "weights_sha256": self.model.weights_sha256,
                 "dtype": self.model.dtype,
             },
-            "guide": None
-            if self.encoder is None
-            else {"name": self.guide, "weights_sha256": getattr(self.encoder, "weights_sha256", None)},
+            "guide": None if guide is None else {"name": self.guide, "weights_sha256": guide.sha256},
+            "needs": {name: need.sha256 for name, need in sorted(self.needs.items()) if name != ENCODER},
             "spacing": self.spacing,
             "class_conditional": request.class_conditional,
             "device": request.device,
@@ -168,17 +175,39 @@ def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, 
 def open_sampler(request: SampleRequest) -> Sampler:
     """Load the benchmark, the generator, the method and, where it needs one, the guide encoder."""
     benchmark = load_benchmark(request.benchmark)
-    if request.dtype != "float32":
-        raise BadInputError(f"--dtype {request.dtype}: {benchmark.generator} runs in float32 only")
     check_engine(request.engine, request.device)
     method = configure(request.method, dict(request.settings), benchmark)
-    model: DiffusionModel = resolve("generators", benchmark.generator)(benchmark.generator, device=request.device)
+    model = open_generator(benchmark, request)
     if request.class_conditional and model.num_classes is None:
         raise BadInputError(f"--class-conditional: {model.name} is unconditional")
     guide = request.guide or benchmark.guide
-    encoder = load_encoder(guide, device=request.device) if method.needs_encoder else None
+    needs = _open_needs(method, benchmark, model, guide, request)
     family = getattr(method.instance, "spacing", "")
-    return Sampler(benchmark, model, method, encoder, guide, f"{family}{benchmark.steps}")
+    return Sampler(benchmark, model, method, needs, guide, f"{family}{benchmark.steps}")
+
+
+def open_generator(benchmark: BenchmarkSpec, request: SampleRequest) -> DiffusionModel:
+    """The benchmark's generator on the request's device, in its precision."""
+    name = benchmark.generator
+    with user_code(name):
+        model: DiffusionModel = resolve("generators", name)(name, device=request.device, dtype=request.dtype)
+    return model
+
+
+def _open_needs(
+    method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, guide: str, request: SampleRequest
+) -> dict[str, Need]:
+    """Everything the method asks for, checked before the first step."""
+    names = method.needs(request.class_conditional)
+    needs = open_distances(names, request.device)
+    for name in sorted(name for name in names if name.startswith(f"{PREPARED}:")):
+        from minoritybench.prepare import open_prepared
+
+        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, request.device)
+    if ENCODER in names:
+        encoder = load_encoder(guide, device=request.device)
+        needs[ENCODER] = Need(encoder, getattr(encoder, "weights_sha256", None))
+    return needs
 
 
 def draw(plan: SamplePlan) -> SampleOutcome:
@@ -259,13 +288,16 @@ def _sample_block(
     if request.class_conditional and model.num_classes is not None:
         labels = streams.integers(model.num_classes, LABEL_STREAM).to(request.device)
     schedule = make_schedule(model.schedule, sampler.spacing, model.train_steps)
-    resources = {} if sampler.encoder is None else {"encoder": sampler.encoder}
+    resources = {name: need.value for name, need in sampler.needs.items()}
     with torch_threads(model.threads), user_code(sampler.method.name), user_code(sampler.guide):
         state, passes = run_chain(
             model, schedule, sampler.method.instance, streams, labels, resources=resources, device=request.device
         )
         with torch.no_grad():
             images = model.decode(state)
+            finish = getattr(model, "finish", None)  # a cascade's second stage, never guided
+            if finish is not None:
+                images = finish(images, labels, streams, passes)
     return images, labels, dict(sorted(passes.items()))
 
 

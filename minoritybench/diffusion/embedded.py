@@ -39,6 +39,8 @@ class DigitsDdpm:
         return ((x0 + 1) / 2).expand(-1, 3, -1, -1)
 
 
-def load_digits_ddpm(name: str, *, device: str = "cpu") -> DigitsDdpm:
+def load_digits_ddpm(name: str, *, device: str = "cpu", dtype: str = "float32") -> DigitsDdpm:
     """The shipped model, or the one in the folder that MINORITYBENCH_EMBEDDED_WEIGHTS names."""
+    if dtype != DigitsDdpm.dtype:
+        raise BadInputError(f"--dtype {dtype}: {name} runs in {DigitsDdpm.dtype} only")
     return DigitsDdpm(name, device)

@@ -36,11 +36,12 @@ def run_chain(
     transition (never in what guidance sees): without it the first step of a cosine chain divides by 5e-5.
     """
     passes: Counter[str] = Counter()
+    memory: dict[str, Any] = {}
     step_rule = _transition_rule(method)
     x_t, start = _initial(method, streams, model, schedule)
     x_t = x_t.to(device)
     for index in range(start, -1, -1):
-        step = StepContext(x_t, index, schedule, labels, model, streams, resources or {}, passes)
+        step = StepContext(x_t, index, schedule, labels, model, streams, resources or {}, passes, memory)
         prediction = _evaluate(step, method)
         x0_clean, eps = _apply_eps_shift(step, method, prediction, clip_x0)
         x_next = step_rule(step, x0_clean, eps)

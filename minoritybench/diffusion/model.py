@@ -25,6 +25,9 @@ class DiffusionModel(Protocol):
     micro_batch: int
     threads: int | None
 
+    # Optional: `finish(images, labels, streams, passes) -> images`, a second stage that no method guides: decoded
+    # images `[0, 1]` `(B, 3, h, w)` to the final ones `(B, 3, H, W)`, such as a super-resolution chain.
+
     def predict(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         """Network output at original timesteps, int64 `(B,)`: `(B, C, H, W)` noise, or `(B, 2C, H, W)` noise and
         learned-range variance fraction. Differentiable in `x_t`."""

@@ -34,6 +34,8 @@ class StepContext:
     `x0_hat` carries the graph back to `x_t` on steps that the method's `guides(index, schedule)` names (the base pass
     is then shared with the guidance); `x_t`, `eps`, `mean` and `variance` never do, except `x_t` itself on those
     steps, which is the leaf to differentiate by. Fields from `eps` on are set once the network has been evaluated.
+    `resources` holds what the method's needs name; `memory` lasts for one chain: what a method keeps of one step for
+    the next, each row of it belonging to the image of that row.
     """
 
     x_t: Tensor
@@ -44,6 +46,7 @@ class StepContext:
     streams: ImageStreams
     resources: Mapping[str, Any]
     passes: Counter[str]
+    memory: dict[str, Any] = field(default_factory=dict)
     eps: Tensor = field(init=False)
     x0_hat: Tensor = field(init=False)
     mean: Tensor = field(init=False)
@@ -63,6 +66,13 @@ class StepContext:
         return predict(
             self.model, self.schedule, x_t, self.index if index is None else index, self.labels, self.passes
         ).x0_hat
+
+    def noised(self, x0: Tensor, index: int, stream: str, draw: int = 0) -> Tensor:
+        """`x0` as q(x_i | x_0) would leave it at respaced `index`, with noise of a private stream; `draw` numbers
+        independent noises of one step."""
+        alpha_bar = float(self.schedule.alphas_cumprod[index])
+        noise = self.rng(tuple(x0.shape[1:]), stream if draw == 0 else f"{stream}-{draw}")
+        return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
 
     def decode(self, x0: Tensor) -> Tensor:
         """Diffusion space to images, nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable."""
@@ -85,7 +95,8 @@ class Method:
       `pre_step(step) -> x_t`                                  moves x_t; the network is then evaluated there
       `eps_shift(step) -> delta`                               added to the predicted noise (guidance in DDIM form)
       `correct(step) -> delta | None`                          added to x_{t-1} after the transition
-    A class that has them without inheriting from this one works as well.
+    A class that has them without inheriting from this one works as well. `requires` names what it needs beside the
+    generator (see `minoritybench.needs`); where that depends on its settings, a method `needs(class_conditional)` does.
     """
 
     transition: ClassVar[str] = "ancestral"
