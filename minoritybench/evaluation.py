@@ -46,7 +46,8 @@ from minoritybench.records import (
 )
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import code_digests
-from minoritybench.sampling import SampleOutcome, SampleRequest, draw, make_plan
+from minoritybench.sample_job import SampleRequest, make_plan
+from minoritybench.sampling import SampleOutcome, draw
 from minoritybench.sidecars import write_sidecars
 from minoritybench.store import (
     PLAN_FILE,
@@ -114,6 +115,7 @@ class Samples:
     seconds: float
     passes: dict[str, int]
     tools: list[dict[str, Any]]
+    peak_memory_bytes: int = 0
 
 
 def evaluate(method: str | None = None, *, samples: Path | str | None = None, **options: Any) -> RunRecord:
@@ -231,7 +233,7 @@ def _draw(job: EvaluateJob) -> Samples:
     folder = job.out / SAMPLES_FOLDER
     outcome: SampleOutcome = draw(make_plan(job.request.sample, folder)[0])
     files = tuple(str(folder / row["file"]) for row in outcome.rows)
-    return Samples(files, outcome.rows, outcome.seconds, outcome.passes, outcome.tools)
+    return Samples(files, outcome.rows, outcome.seconds, outcome.passes, outcome.tools, outcome.peak_memory_bytes)
 
 
 def _existing(job: EvaluateJob) -> Samples:
@@ -342,7 +344,7 @@ def _cost(samples: Samples, count: int) -> Cost:
     return Cost(
         seconds=samples.seconds,
         seconds_per_sample=samples.seconds / count,
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=samples.peak_memory_bytes or peak_memory_bytes(),
         nfe=samples.passes.get("denoiser_forward", 0),
         encoder_passes=sum(encoder.values()),
         passes=samples.passes,

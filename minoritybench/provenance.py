@@ -63,8 +63,13 @@ def environment(device: str) -> Environment:
     return Environment(python=platform.python_version(), torch=torch_version, device=described, packages=packages)
 
 
-def peak_memory_bytes() -> int:
-    """Largest resident set of this process or any of its children so far."""
+def peak_memory_bytes(device: str = "cpu") -> int:
+    """The most memory held so far: on a GPU that of its allocator, else the largest resident set of this process or any
+    of its children."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit

@@ -18,7 +18,7 @@ import minoritybench
 from minoritybench.data.digits import DigitsSource
 from minoritybench.data.source import SourceSpec
 from minoritybench.errors import BadInputError
-from minoritybench.sampling import to_pixels
+from minoritybench.sample_shard import to_pixels
 
 
 def digests(out: Path) -> list[str]:

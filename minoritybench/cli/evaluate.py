@@ -55,7 +55,7 @@ def command(
     from minoritybench.evaluation import EvaluateRequest, prepare_job, run_job
     from minoritybench.methods import parse_settings
     from minoritybench.report.table import metric_table
-    from minoritybench.sampling import SampleRequest
+    from minoritybench.sample_job import SampleRequest
     from minoritybench.store import pretty_json
 
     request = SampleRequest(method or "", settings=parse_settings(settings), workers=workers, **options)

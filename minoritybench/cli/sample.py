@@ -33,7 +33,8 @@ def command(
     Example: minoritybench sample --method bns --n 64 --seed 0 --out samples
     """
     from minoritybench.methods import parse_settings
-    from minoritybench.sampling import SAMPLES_FILE, SampleRequest, draw, make_plan
+    from minoritybench.sample_job import SampleRequest, make_plan
+    from minoritybench.sampling import SAMPLES_FILE, draw
     from minoritybench.store import folder_lock, open_output, pretty_json
 
     plan, facts = make_plan(SampleRequest(method, settings=parse_settings(settings), **options), out)

@@ -1,0 +1,157 @@
+"""A sampling request made definite: what will be drawn, by which network and method, and what identifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.encoders import load_encoder
+from minoritybench.engine import check_engine
+from minoritybench.errors import BadInputError
+from minoritybench.methods import ConfiguredMethod, configure
+from minoritybench.needs import ENCODER, PREPARED, Need, open_distances
+from minoritybench.records import BenchmarkSpec, load_benchmark
+from minoritybench.registry import code_digests, resolve, user_code
+from minoritybench.store import digest_of
+
+_SAMPLE_FORMAT = 3
+"""Raised whenever the same plan would give other images."""
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What `sample` was asked for; None means the benchmark's default. `n` is per seed; `settings` may be given as a
+    dict of hyperparameters."""
+
+    method: str
+    benchmark: str = "digits"
+    n: int | None = None
+    seeds: tuple[int, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    class_conditional: bool = False
+    guide: str | None = None
+    batch_size: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    workers: int = 1
+    engine: str = "local"
+
+    def __post_init__(self) -> None:
+        seeds: Any = self.seeds if isinstance(self.seeds, Iterable) else (self.seeds,)  # Python callers give one, too
+        object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
+        object.__setattr__(self, "settings", tuple(dict(self.settings).items()))
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BadInputError("--batch-size must be at least 1")
+        if len(set(self.seeds)) != len(self.seeds) or not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise BadInputError("--seed values must be distinct, from 0 up and below 2^63")
+        if self.n is not None and self.n < 1:
+            raise BadInputError("--n must be at least 1")
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images, each of one
+    micro-batch of the model: what a kill can cost."""
+
+    out: str
+    token: str
+    request: SampleRequest
+    n: int
+    seeds: tuple[int, ...]
+    shard_size: int
+
+    @property
+    def blocks(self) -> int:
+        """Shards a seed."""
+        return -(-self.n // self.shard_size)
+
+    @property
+    def shards(self) -> int:
+        """Shards in all."""
+        return self.blocks * len(self.seeds)
+
+    def images(self, shard: int) -> tuple[int, range]:
+        """Seed and image numbers of a shard."""
+        seed, block = divmod(shard, self.blocks)
+        return self.seeds[seed], range(block * self.shard_size, min((block + 1) * self.shard_size, self.n))
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Everything opened for one plan."""
+
+    benchmark: BenchmarkSpec
+    model: DiffusionModel
+    method: ConfiguredMethod
+    needs: dict[str, Need]
+    guide: str
+    spacing: str
+
+    def facts(self, request: SampleRequest) -> dict[str, Any]:
+        """The identity of what is sampled: two requests with equal facts give equal images."""
+        guide = self.needs.get(ENCODER)
+        return {
+            "format": _SAMPLE_FORMAT,
+            "method": {"name": self.method.name, "params": self.method.params, "preset": self.method.preset},
+            "generator": {
+                "name": self.model.name,
+                "weights_sha256": self.model.weights_sha256,
+                "dtype": self.model.dtype,
+            },
+            "guide": None if guide is None else {"name": self.guide, "weights_sha256": guide.sha256},
+            "needs": {name: need.sha256 for name, need in sorted(self.needs.items()) if name != ENCODER},
+            "spacing": self.spacing,
+            "class_conditional": request.class_conditional,
+            "device": request.device,
+            "code": code_digests(request.method, *([] if guide is None else [self.guide])),
+        }
+
+
+def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, Any]]:
+    """Check a request and fix the plan with the facts that identify it; nothing is drawn or written."""
+    sampler = open_sampler(request)
+    n = sampler.benchmark.n if request.n is None else request.n
+    seeds = request.seeds or tuple(sampler.benchmark.seeds)
+    facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
+    return SamplePlan(str(out), digest_of(facts), request, n, seeds, sampler.model.micro_batch), facts
+
+
+def open_sampler(request: SampleRequest) -> Sampler:
+    """Load the benchmark, the generator, the method and, where it needs one, the guide encoder."""
+    benchmark = load_benchmark(request.benchmark)
+    check_engine(request.engine, request.device)
+    method = configure(request.method, dict(request.settings), benchmark)
+    model = open_generator(benchmark, request)
+    if request.class_conditional and model.num_classes is None:
+        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    guide = request.guide or benchmark.guide
+    needs = _open_needs(method, benchmark, model, guide, request)
+    family = getattr(method.instance, "spacing", "")
+    return Sampler(benchmark, model, method, needs, guide, f"{family}{benchmark.steps}")
+
+
+def open_generator(benchmark: BenchmarkSpec, request: SampleRequest) -> DiffusionModel:
+    """The benchmark's generator on the request's device, in its precision."""
+    name = benchmark.generator
+    with user_code(name):
+        model: DiffusionModel = resolve("generators", name)(name, device=request.device, dtype=request.dtype)
+    return model
+
+
+def _open_needs(
+    method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, guide: str, request: SampleRequest
+) -> dict[str, Need]:
+    """Everything the method asks for, checked before the first step."""
+    names = method.needs(request.class_conditional)
+    needs = open_distances(names, request.device)
+    for name in sorted(name for name in names if name.startswith(f"{PREPARED}:")):
+        from minoritybench.prepare import open_prepared
+
+        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, request.device)
+    if ENCODER in names:
+        encoder = load_encoder(guide, device=request.device)
+        needs[ENCODER] = Need(encoder, getattr(encoder, "weights_sha256", None))
+    return needs
