@@ -73,6 +73,11 @@ class Sgms(Method):
         gradient = max_normalised(step.gradient(discrepancy, torch.ones_like(discrepancy)))
         return self.w * (step.variance if self.schedule == "variance" else 1.0) * gradient
 
+    def objective(self, step: StepContext) -> dict[str, Tensor]:
+        """Reconstruction discrepancy `(B,)`, which guidance raises."""
+        with torch.no_grad():
+            return {"reconstruction discrepancy": self.discrepancy(step, step.x0_hat)}
+
     def discrepancy(self, step: StepContext, x0_hat: Tensor) -> Tensor:
         """Mean distance `(B,)` between an estimate and what the model makes of it once noised again; the
         reconstruction is held constant."""
