@@ -148,6 +148,32 @@ def test_a_stopped_run_leaves_no_process_behind(sent: signal.Signals, code: int,
     assert started_under(mark) == []
 
 
+@needs_ray
+@pytest.mark.slow
+def test_samples_survive_the_death_of_a_ray_worker(tmp_path: Path) -> None:
+    """Half-way through one of two workers is killed: its shard is drawn again elsewhere, and every PNG is the same."""
+    words = [sys.executable, "-m", "minoritybench", "sample", "--method", "jepa", "--n", "1000", "--seed", "3"]
+    local, spread = tmp_path / "local", tmp_path / "ray"
+    subprocess.run([*words, "--out", str(local)], check=True, capture_output=True)
+    mark = f"ray-sampling-{os.getpid()}"
+    child = subprocess.Popen(
+        [*words, "--out", str(spread), "--engine", "ray", "--workers", "2"],
+        env={**os.environ, "MINORITYBENCH_TEST": mark},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 240
+    while len(list(spread.glob("receipts/*"))) < 8 and time.monotonic() < deadline:  # of 16
+        time.sleep(0.01)
+    workers = [pid for pid in started_under(mark) if b"ray::_Worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(workers) >= 2  # and what a worker has just forked
+    os.kill(min(workers), signal.SIGKILL)
+    assert child.wait(timeout=240) == 0
+    pictures = sorted(path.relative_to(local) for path in local.rglob("*.png"))
+    assert len(pictures) == 1000
+    assert all((local / name).read_bytes() == (spread / name).read_bytes() for name in pictures)
+    assert (local / "samples.json").read_bytes() == (spread / "samples.json").read_bytes()
+
+
 def started_under(mark: str) -> list[int]:
     """Processes whose environment holds `mark`: those that a run started, whoever their parent is now."""
     found = []
