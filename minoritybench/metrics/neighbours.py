@@ -1,8 +1,8 @@
 """Nearest neighbours in a feature space: how far off the beaten track each point lies. High: rare.
 
 Reference: AvgkNN, Sehwag et al. 2022 (k = 5); local outlier factor, Breunig et al. 2000 (k = 20, as its common
-implementation has it). Distances are Euclidean, in float64 and exact (no expanded square), so a duplicate lies at
-distance zero and the block size enters no result. Cost grows with the square of the number of points.
+implementation has it). Distances are Euclidean and those of float64 arithmetic (`minoritybench.metrics.pairwise`), so a
+duplicate lies at distance zero. Cost grows with the square of the number of points.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from minoritybench.errors import BadInputError
+from minoritybench.metrics import pairwise
 from minoritybench.metrics.value import checked_features
-from minoritybench.microbatch import torch_threads
 
 AVGKNN_K = 5
 LOF_K = 20
-_BLOCK = 256
 _SAME_PLACE = 1e-10
 """Added to a mean reach distance, so that k duplicates have a finite density."""
 
@@ -44,16 +42,11 @@ def local_outlier_factor(features: Any, k: int = LOF_K) -> Floats:
 
 def nearest(features: Any, k: int, *, reference: Any = None) -> tuple[Floats, NDArray[np.int64]]:
     """Distances, ascending, and row numbers `(N, k)` of the k nearest rows of `reference`, or of the other rows."""
-    alone = reference is None
-    rows = torch.from_numpy(checked_features("feature", features, 1))
-    others = rows if alone else torch.from_numpy(checked_features("reference", reference, 1))
-    if k < 1 or k > len(others) - alone:
-        raise BadInputError(f"{k} nearest neighbours need more than {k - 1 + alone} images, not {len(others)}")
-    parts = []
-    with torch_threads(1):
-        for start in range(0, len(rows), _BLOCK):
-            block = torch.cdist(rows[start : start + _BLOCK], others, compute_mode="donot_use_mm_for_euclid_dist")
-            if alone:
-                block.diagonal(start).fill_(torch.inf)
-            parts.append(block.topk(k, largest=False))
-    return torch.cat([p.values for p in parts]).numpy(), torch.cat([p.indices for p in parts]).numpy()
+    rows = checked_features("feature", features, 1, keep_float32=True)
+    others = None if reference is None else checked_features("reference", reference, 1, keep_float32=True)
+    count, alone = (len(rows), True) if others is None else (len(others), False)
+    if k < 1 or k > count - alone:
+        raise BadInputError(f"{k} nearest neighbours need more than {k - 1 + alone} images, not {count}")
+    sets = pairwise.prepare(rows) if others is None else pairwise.prepare(rows, others)
+    found = pairwise.nearest(sets[0], None if others is None else sets[1], k)
+    return found.distances, found.indices

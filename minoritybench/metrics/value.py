@@ -24,9 +24,14 @@ class MetricValue:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-def checked_features(name: str, array: Any, minimum: int) -> NDArray[np.float64]:
-    """An `(N, D)` float64 array with at least `minimum` rows, all finite; one line of error otherwise."""
-    features = np.asarray(array, dtype=np.float64)
+def checked_features(name: str, array: Any, minimum: int, *, keep_float32: bool = False) -> NDArray[Any]:
+    """An `(N, D)` float64 array with at least `minimum` rows, all finite; one line of error otherwise.
+
+    `keep_float32` leaves float32 as it is, for what computes in float64 only where it matters.
+    """
+    features = np.asarray(array)
+    if not (keep_float32 and features.dtype == np.float32):
+        features = np.asarray(array, dtype=np.float64)
     if features.ndim != 2:
         raise BadInputError(f"{name} features must be an (N, D) array, not of shape {features.shape}")
     if features.shape[0] < minimum:
@@ -36,9 +41,12 @@ def checked_features(name: str, array: Any, minimum: int) -> NDArray[np.float64]
     return features
 
 
-def paired_features(real: Any, fake: Any, minimum: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def paired_features(
+    real: Any, fake: Any, minimum: int, *, keep_float32: bool = False
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Both sides checked, with equal widths."""
-    real, fake = checked_features("real", real, minimum), checked_features("fake", fake, minimum)
+    real = checked_features("real", real, minimum, keep_float32=keep_float32)
+    fake = checked_features("fake", fake, minimum, keep_float32=keep_float32)
     if real.shape[1] != fake.shape[1]:
         raise BadInputError(f"real features have {real.shape[1]} columns and fake ones {fake.shape[1]}")
     return real, fake

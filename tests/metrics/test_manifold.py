@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import numpy as np
 import pytest
 
 from minoritybench import metrics
 from minoritybench.errors import BadInputError
+from minoritybench.metrics.manifold import coverage_ceiling, rarity_scores
 
 
 def brute_force(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
@@ -73,3 +77,65 @@ def test_score_metrics() -> None:
     share = metrics.minority_share([-1.0, -3.0, -2.0, 0.0], threshold=-2.0)
     assert share.value == 0.5
     assert share.params == {"threshold": -2.0, "n_fake": 4}
+
+
+def prdc_values(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
+    from prdc import compute_prdc
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        values: dict[str, float] = compute_prdc(real_features=real, fake_features=fake, nearest_k=k)
+    return values
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_equals_prdc_on_float32_without_ties(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n, m, width, k = (int(rng.integers(*bounds)) for bounds in ((20, 200), (20, 200), (1, 70), (1, 8)))
+    real = (rng.normal(size=(n, width)) + rng.normal()).astype(np.float32)
+    fake = (rng.normal(size=(m, width)) * 1.2 + real.mean()).astype(np.float32)
+    values = metrics.manifold_metrics(real=real, fake=fake, k=k)
+    assert {name: value.value for name, value in values.items()} == prdc_values(real, fake, k)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_equals_prdc_on_planted_ties_and_duplicates_and_warns(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Whole numbers: both sides compute every distance exactly, and nearly all of them are tied."""
+    rng = np.random.default_rng(seed)
+    real = rng.integers(0, 3, size=(120, 4)).astype(np.float64)
+    fake = rng.integers(0, 4, size=(90, 4)).astype(np.float64)
+    real[:4] = real[0]
+    values = metrics.manifold_metrics(real=real, fake=fake, k=3)
+    for name, expected in prdc_values(real, fake, 3).items():
+        assert values[name].value == pytest.approx(expected, abs=1e-15)
+    assert "real points have 3 duplicates or more" in caplog.text
+
+
+def test_duplicated_references_warn_and_score_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    points = np.repeat(np.random.default_rng(0).normal(size=(40, 6)), 7, axis=0)
+    values = metrics.manifold_metrics(real=points, fake=points)
+    assert max(value.value for value in values.values()) < 0.05
+    assert "280 of 280 real points" in caplog.text
+
+
+def test_expectations_of_equal_distributions() -> None:
+    rng = np.random.default_rng(0)
+    values = metrics.manifold_metrics(real=rng.normal(size=(2000, 64)), fake=rng.normal(size=(2000, 64)))
+    assert values["coverage"].value == pytest.approx(0.969, abs=0.015)
+    assert values["density"].value == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "expected"), [(1000, 3000, 0.9990), (3000, 1000, 0.763), (10000, 30000, 0.9990), (10000, 5000, 0.8684)]
+)
+def test_coverage_ceiling(n: int, m: int, expected: float) -> None:
+    assert coverage_ceiling(n, m) == pytest.approx(expected, abs=5e-4)
+
+
+def test_rarity_of_a_grid() -> None:
+    """k = 3 on whole numbers 0..99: balls of radius 2, wider at the ends; membership is strict."""
+    real = np.arange(100.0)[:, None]
+    fake = np.array([50, 50.4, 0, -2.5, -3, 500, 51, 52])[:, None]
+    found = rarity_scores(real=real, fake=fake, k=3)
+    assert found[:4].tolist() == [2, 2, 2, 3]
+    assert np.isnan(found[4:6]).all()
+    assert found[6:].tolist() == [2, 2]

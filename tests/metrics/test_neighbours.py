@@ -7,7 +7,7 @@ import pytest
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from minoritybench.errors import BadInputError
-from minoritybench.metrics import neighbours
+from minoritybench.metrics import pairwise
 from minoritybench.metrics.neighbours import local_outlier_factor, mean_neighbour_distance, nearest
 
 LINE = np.arange(100.0)[:, None]
@@ -43,7 +43,7 @@ def test_neighbours_are_scikit_learns_and_exclude_only_the_point_itself() -> Non
 def test_block_size_enters_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     points = np.random.default_rng(2).normal(size=(300, 5)).astype(np.float32)
     whole = mean_neighbour_distance(points), local_outlier_factor(points)
-    monkeypatch.setattr(neighbours, "_BLOCK", 7)
+    monkeypatch.setattr(pairwise, "ROWS", 7)
     assert (mean_neighbour_distance(points) == whole[0]).all()
     assert (local_outlier_factor(points) == whole[1]).all()
 

@@ -1,0 +1,181 @@
+"""Exact answers about all pairs of two point sets, at the speed of float32 products and in bounded memory.
+
+Squared distances come from blocks of `|x|^2 + |y|^2 - 2 x.y` in float32. Where the rounding of that could change an
+answer (is a point inside a ball, which neighbours are nearest), the pair is computed again as `sum (x - y)^2` in
+float64. Answers are therefore those of float64 arithmetic, whatever the block size, thread count or device.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+ROWS, COLUMNS = 2048, 8192
+"""Block of pairs held at a time: 64 MB of float32."""
+_PAIRS_AT_ONCE = 1 << 24
+"""Float64 elements held where pairs are computed again."""
+_SPARE = 3
+"""Neighbours kept beyond k, so that rounding seldom hides one of the k."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """A point set: `exact` `(N, D)` as given, `rough` the same in float32, centred and scaled by constants shared with
+    the set it is compared with, `norms` float32 `(N,)` the squared lengths of `rough`."""
+
+    exact: Tensor
+    rough: Tensor
+    norms: Tensor
+    scale: float
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest others of every point: squared distances, float64 `(N, k)`, ascending, and row numbers; ties by
+    number. Squared, because a root squared again is not what it was, and ties would be broken."""
+
+    squares: NDArray[np.float64]
+    indices: NDArray[np.int64]
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Distances, `(N, k)`."""
+        return np.sqrt(self.squares)
+
+
+def prepare(*sets: NDArray[Any], device: str = "cpu") -> list[Points]:
+    """Point sets `(N, D)`, float32 or float64, finite, made ready to be compared with each other."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(points)).to(device) for points in sets]
+    total = sum((tensor.sum(dim=0, dtype=torch.float64) for tensor in tensors), start=torch.zeros(1, device=device))
+    centre = (total / sum(len(tensor) for tensor in tensors)).double()
+    scale = max(_largest(tensor, centre) for tensor in tensors) or 1.0
+    return [_points(tensor, centre, scale) for tensor in tensors]
+
+
+def _parts(count: int, size: int, start: int = 0) -> Iterator[slice]:
+    return (slice(first, min(first + size, count)) for first in range(start, count, size))
+
+
+def _largest(tensor: Tensor, centre: Tensor) -> float:
+    return max(float((tensor[part] - centre).abs().max()) for part in _parts(len(tensor), ROWS))
+
+
+def _points(tensor: Tensor, centre: Tensor, scale: float) -> Points:
+    rough = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+    for part in _parts(len(tensor), ROWS):
+        rough[part] = ((tensor[part] - centre) / scale).float()
+    norms = torch.cat([rough[part].double().square().sum(dim=1) for part in _parts(len(tensor), ROWS)]).float()
+    return Points(tensor, rough, norms, scale)
+
+
+def blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """All pairs, block by block."""
+    return itertools.product(list(_parts(rows, ROWS)), list(_parts(columns, COLUMNS)))
+
+
+def rough_squares(a: Points, b: Points, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances of a block in scaled float32; they err by `left[i] + right[j]` at most, which follow."""
+    left, right = a.norms[rows], b.norms[columns]
+    squares = torch.addmm(right.unsqueeze(0), a.rough[rows], b.rough[columns].T, alpha=-2.0).add_(left.unsqueeze(1))
+    bound = (a.exact.shape[1] + 16) * torch.finfo(torch.float32).eps
+    return squares, left * bound, right * bound
+
+
+def exact_squares(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
+    """Squared distances of pairs `(P,)` in float64, in the scale the sets were given in."""
+    found = torch.empty(len(i), dtype=torch.float64, device=i.device)
+    for part in _parts(len(i), max(1, _PAIRS_AT_ONCE // a.exact.shape[1])):
+        found[part] = (a.exact[i[part]].double() - b.exact[j[part]].double()).square().sum(dim=1)
+    return found
+
+
+def inside(a: Points, b: Points, rows: slice, columns: slice, squares: Tensor, bounds: Tensor, error: Tensor) -> Tensor:
+    """Whether each pair of a block lies nearer than a bound, strictly: bool like `squares`.
+
+    `bounds` float64, squared, unscaled, broadcast against the block; `error` what `rough_squares` may be wrong by.
+    """
+    scaled = bounds / a.scale**2
+    margin = squares - scaled.float()
+    answer = margin < 0
+    doubtful = margin.abs_() <= error + scaled.float() * torch.finfo(torch.float32).eps
+    i, j = doubtful.nonzero(as_tuple=True)
+    wide = bounds.expand(squares.shape)
+    answer[i, j] = exact_squares(a, b, i + rows.start, j + columns.start) < wide[i, j]
+    return answer
+
+
+def nearest(a: Points, b: Points | None, k: int) -> Neighbours:
+    """The k nearest rows of `b` for each row of `a`, or, without `b`, of its own other rows."""
+    others = a if b is None else b
+    kept = min(k + _SPARE, len(others) - (b is None))
+    values = torch.full((len(a), kept), torch.inf, device=a.rough.device)
+    indices = torch.full((len(a), kept), -1, dtype=torch.int64, device=a.rough.device)
+    for rows in _parts(len(a), ROWS):
+        for columns in _parts(len(others), COLUMNS, start=rows.start if b is None else 0):
+            squares = rough_squares(a, others, rows, columns)[0]
+            if b is None:
+                _blank_self(squares, rows, columns)
+            _keep(values, indices, rows, squares, columns.start)
+            if b is None:  # and seen from the columns, which no later block of rows will look back to
+                first = max(columns.start, rows.stop)
+                mirrored = squares[:, first - columns.start :].T.contiguous()
+                _keep(values, indices, slice(first, columns.stop), mirrored, rows.start)
+    return _settled(a, others, b is None, k, values, indices)
+
+
+def _blank_self(squares: Tensor, rows: slice, columns: slice) -> None:
+    own = torch.arange(max(rows.start, columns.start), max(rows.start, columns.start, min(rows.stop, columns.stop)))
+    squares[own - rows.start, own - columns.start] = torch.inf
+
+
+def _keep(values: Tensor, indices: Tensor, rows: slice, squares: Tensor, start: int) -> None:
+    """Merge a block's distances, to points numbered from `start`, into the nearest so far."""
+    if not squares.numel():
+        return
+    count = min(values.shape[1], squares.shape[1])
+    block, where = squares.topk(count, dim=1, largest=False)
+    merged = torch.cat([values[rows], block], dim=1)
+    values[rows], order = merged.topk(values.shape[1], dim=1, largest=False)
+    indices[rows] = torch.cat([indices[rows], where + start], dim=1).gather(1, order)
+
+
+def _settled(a: Points, b: Points, alone: bool, k: int, values: Tensor, indices: Tensor) -> Neighbours:
+    """The k nearest of the candidates by exact distance; rows where one may be missing are done again in float64."""
+    count, kept = values.shape
+    own = torch.arange(count, device=values.device).repeat_interleave(kept)
+    exact = exact_squares(a, b, own, indices.flatten()).view(count, kept)
+    squares, numbers = _ordered(exact, indices, k)
+    if kept < len(b) - alone:
+        bound = (a.exact.shape[1] + 16) * torch.finfo(torch.float32).eps
+        least = values.max(dim=1).values - bound * (a.norms + b.norms.max())
+        unsure = (least.double() * a.scale**2 <= squares[:, -1]).nonzero().flatten()
+        for row in unsure.tolist():
+            squares[row], numbers[row] = _exact_row(a, b, alone, row, k)
+    return Neighbours(squares.cpu().numpy(), numbers.cpu().numpy())
+
+
+def _exact_row(a: Points, b: Points, alone: bool, row: int, k: int) -> tuple[Tensor, Tensor]:
+    everyone = torch.arange(len(b), device=a.rough.device)
+    if alone:
+        everyone = everyone[everyone != row]
+    squares = exact_squares(a, b, torch.full_like(everyone, row), everyone)
+    found = _ordered(squares.unsqueeze(0), everyone.unsqueeze(0), k)
+    return found[0][0], found[1][0]
+
+
+def _ordered(squares: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest, ascending, equal ones by number."""
+    by_number = indices.argsort(dim=1)
+    squares, indices = squares.gather(1, by_number), indices.gather(1, by_number)
+    order = squares.argsort(dim=1, stable=True)[:, :k]
+    return squares.gather(1, order), indices.gather(1, order)
