@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from minoritybench.scoring.bounds import OFFSET_FROM, DenseJacobian, ErrorTerms,
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum, project_out, singular_values
+from minoritybench.scoring.validity import rank_correlation
 from minoritybench.store import folder_lock, open_output, pretty_json, read_json, write_text
 
 FORMAT = 2
@@ -33,6 +35,8 @@ _DOCUMENT_FILE = "analysis.json"
 DEFAULT_K = (2, 4, 6, 8, 10)
 """The ranks of Table 5 in arXiv:2605.24631."""
 DEFAULT_LIMIT = 200
+_LEAST_IMAGES = 3
+"""Of fewer no correlation is told: two points always lie on a line."""
 _TERMS = ("error", "e_rsvd", "e_trunc", "e_trunc_delta", "bound_rsvd", "bound_trunc", "offset_ratio")
 
 Array = NDArray[np.float64]
@@ -245,25 +249,21 @@ def _row(sigma: Tensor, approximate: Tensor, case: Rsvd) -> dict[str, Any]:
         **{name: float(getattr(terms, name).mean()) for name in _TERMS},
         "checked": len(holds),
         "violated": int((~holds).sum()),
-        "spearman_top_k": _correlation(_ranks(exact), _ranks(score)),
-        "r2_top_k": _square(_correlation(exact, score)),
-        "spearman_rsvd": _correlation(_ranks(rough), _ranks(score)),
-        "r2_rsvd": _square(_correlation(rough, score)),
+        "spearman_top_k": _rank_correlation(exact, score),
+        "r2_top_k": _explained(exact, score),
+        "spearman_rsvd": _rank_correlation(rough, score),
+        "r2_rsvd": _explained(rough, score),
     }
 
 
-def _ranks(values: Array) -> Array:
-    from scipy.stats import rankdata
+def _rank_correlation(a: Array, b: Array) -> float | None:
+    """Spearman's rho; None where it says nothing."""
+    rho = rank_correlation(a, b)
+    return None if len(a) < _LEAST_IMAGES or math.isnan(rho) else rho
 
-    return np.asarray(rankdata(values), dtype=np.float64)
 
-
-def _correlation(a: Array, b: Array) -> float | None:
-    """Pearson's; None where one of them does not vary."""
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+def _explained(a: Array, b: Array) -> float | None:
+    """R^2, the square of Pearson's correlation; None where it says nothing."""
+    if len(a) < _LEAST_IMAGES or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _square(value: float | None) -> float | None:
-    return None if value is None else value**2
+    return float(np.corrcoef(a, b)[0, 1]) ** 2

@@ -122,3 +122,10 @@ def test_inputs_of_varying_size_name_the_encoder(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInputError, match=r"Mine.prepare returns \(3, 4, 4\) for one image and \(3, 5, 5\)"):
         analyse_scores(AnalysisRequest(str(tmp_path), encoder=f"{tmp_path / 'mine.py'}:Mine", k=(2,)))
+
+
+def test_equal_images_have_no_correlations(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8), (90, 90, 90)).save(tmp_path / f"{name}.png")
+    (row,) = analyse_scores(AnalysisRequest(str(tmp_path), encoder="digits-jepa", k=(3,)))["cases"]
+    assert (row["spearman_top_k"], row["r2_top_k"]) == (None, None)
