@@ -22,7 +22,7 @@ from minoritybench.rank_features import RARITY, density_agreement, load_features
 from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
-from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
+from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, SCORES_FILE, csv_text, index_digest, select_members
 from minoritybench.report.gallery import gallery_html
 from minoritybench.scoring import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
@@ -37,7 +37,6 @@ from minoritybench.store import (
     write_text,
 )
 
-SCORES_FILE = "scores.parquet"
 FAILURES_FILE = "failures.csv"
 GALLERY_FILE = "gallery.html"
 SCORE_SCHEMA = pa.schema(
