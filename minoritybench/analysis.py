@@ -31,7 +31,7 @@ from minoritybench.scoring.validity import rank_correlation
 from minoritybench.store import folder_lock, open_output, pretty_json, read_json, write_text
 
 FORMAT = 2
-_DOCUMENT_FILE = "analysis.json"
+DOCUMENT_FILE = "analysis.json"
 DEFAULT_K = (2, 4, 6, 8, 10)
 """The ranks of Table 5 in arXiv:2605.24631."""
 DEFAULT_LIMIT = 200
@@ -103,7 +103,7 @@ def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     }
     with folder_lock(request.out):
         open_output(request.out, plan, force=request.force)
-        finished = request.out / _DOCUMENT_FILE
+        finished = request.out / DOCUMENT_FILE
         if finished.is_file():
             done: dict[str, Any] = read_json(finished)
             return done

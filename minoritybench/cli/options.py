@@ -1,14 +1,18 @@
-"""Flags that several commands share."""
+"""Flags that several commands share, and how they tell of images that failed."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+FAILED_ITEMS = 5
+"""Exit code of a command that finished without some of its images."""
+_FAILURES_SHOWN = 5
 
 
 class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in recent click
@@ -60,6 +64,17 @@ def command_line(ctx: click.Context, without: frozenset[str] = frozenset()) -> s
     return shlex.join(words)
 
 
+def exit_on_failures(failures: Sequence[dict[str, str]], where: str) -> None:
+    """Name the first failed images (`id`, `error`) on stderr, say `where` all of them stand, and exit with code 5;
+    nothing happens where none failed."""
+    if not failures:
+        return
+    click.echo(f"{len(failures)} images failed, see {where}", err=True)
+    for failure in failures[:_FAILURES_SHOWN]:
+        click.echo(f"  {failure['id']}: {failure['error']}", err=True)
+    raise SystemExit(FAILED_ITEMS)
+
+
 def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -69,14 +84,17 @@ def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-compute_options = _stacked(
-    click.option(
-        "--batch-size",
-        type=BatchSize(),
-        default="auto",
-        show_default=True,
-        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
-    ),
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+force_option = click.option("--force", is_flag=True, help="Clear different work of ours in --out and start over.")
+
+source_options = _stacked(
+    click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie."),
+    click.option("--split", default=None, help="Which split of a named dataset. Default: its training split."),
+    click.option("--encoder", default=None, help="Encoder id or path/to/file.py:factory."),
+    click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own."),
+)
+
+network_options = _stacked(
     click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the networks run."),
     click.option(
         "--dtype",
@@ -85,6 +103,17 @@ compute_options = _stacked(
         show_default=True,
         help="Precision of the networks.",
     ),
+)
+
+compute_options = _stacked(
+    click.option(
+        "--batch-size",
+        type=BatchSize(),
+        default="auto",
+        show_default=True,
+        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
+    ),
+    network_options,
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -116,6 +145,6 @@ sampling_options = _stacked(
 
 output_options = _stacked(
     click.option("--dry-run", is_flag=True, help="Say what would be done and stop."),
-    click.option("--force", is_flag=True, help="Clear different work of ours in --out and start over."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
+    force_option,
+    json_option,
 )
