@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum, project_out, singular_values
 from minoritybench.scoring.validity import rank_correlation
-from minoritybench.store import folder_lock, open_output, pretty_json, read_json, write_text
+from minoritybench.store import digest_of, folder_lock, open_output, pretty_json, read_json, write_text
 
 FORMAT = 2
 DOCUMENT_FILE = "analysis.json"
@@ -40,6 +41,8 @@ _LEAST_IMAGES = 3
 _TERMS = ("error", "e_rsvd", "e_trunc", "e_trunc_delta", "bound_rsvd", "bound_trunc", "offset_ratio")
 
 Array = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ class AnalysisRequest:
 def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     """Spectrum, error decomposition and bounds over the first `limit` images, as one JSON-ready document.
 
-    With `out`, analysis.json and analysis.html are written there; finished work of the same request is read back, not
-    done again. `failures` lists the images without a spectrum. Errors: a k below 2, or one that reaches the number of
+    `sha256` is the digest of all else in it. With `out`, analysis.json and analysis.html are written there; finished
+    work of the same request is read back, not done again, unless the digest says that it was edited or cut.
+    `failures` lists the images without a spectrum. Errors: a k below 2, or one that reaches the number of
     singular values there are, is bad input, found out before anything is computed or written; `NothingScoredError`
     where no image gave a spectrum.
     """
@@ -103,14 +107,33 @@ def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     }
     with folder_lock(request.out):
         open_output(request.out, plan, force=request.force)
-        finished = request.out / DOCUMENT_FILE
-        if finished.is_file():
-            done: dict[str, Any] = read_json(finished)
-            return done
-        document = _document(job, request, cases, rank)
-        write_text(request.out / "analysis.html", spectra_html(document))
-        write_text(finished, pretty_json(document))  # last: it says that the work is done
+        finished = _whole_document(request.out / DOCUMENT_FILE)
+        document = _document(job, request, cases, rank) if finished is None else finished
+        write_text(request.out / "analysis.html", spectra_html(document))  # a view of the document: always made anew
+        if finished is None:
+            write_text(request.out / DOCUMENT_FILE, pretty_json(document))  # last: it says that the work is done
     return document
+
+
+def _whole_document(path: Path) -> dict[str, Any] | None:
+    """A finished document, if it is as it was written; else the work is done again."""
+    if not path.is_file():
+        return None
+    try:
+        document = read_json(path)
+    except BadInputError as error:
+        _log.warning("%s; made again", error)
+        return None
+    if isinstance(document, dict) and document == _sealed(document):
+        return document
+    _log.warning("%s was edited or is of an older version; made again", path)
+    return None
+
+
+def _sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the digest of everything else in it."""
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    return {**content, "sha256": digest_of(content)}
 
 
 def _check_cases(job: RankJob, cases: list[Rsvd]) -> int:
@@ -164,7 +187,7 @@ def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd], rank: i
         raise _nothing_analysed(job, failures)
     sigma = torch.cat(sigmas)
     rows = [_row(sigma, torch.cat(parts), case) for case, parts in zip(cases, found, strict=True)]
-    return {
+    document = {
         "dataset": {**job.source.spec.as_dict(), "images": sigma.shape[0], "failed": len(failures)},
         "failures": failures,
         "encoder": job.plan["encoder"],
@@ -178,6 +201,7 @@ def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd], rank: i
             "violated": sum(row["violated"] for row in rows),
         },
     }
+    return _sealed(document)
 
 
 def _read(job: RankJob, indices: range, failures: list[dict[str, str]]) -> tuple[list[int], Tensor]:
@@ -246,7 +270,7 @@ def _row(sigma: Tensor, approximate: Tensor, case: Rsvd) -> dict[str, Any]:
         "k": case.k,
         "p": case.p,
         "q": case.q,
-        **{name: float(getattr(terms, name).mean()) for name in _TERMS},
+        **{name: _finite(float(getattr(terms, name).mean())) for name in _TERMS},
         "checked": len(holds),
         "violated": int((~holds).sum()),
         "spearman_top_k": _rank_correlation(exact, score),
@@ -256,10 +280,14 @@ def _row(sigma: Tensor, approximate: Tensor, case: Rsvd) -> dict[str, Any]:
     }
 
 
+def _finite(value: float) -> float | None:
+    """The value, or None where it is undefined, such as the offset's share of a tail of zero: JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
 def _rank_correlation(a: Array, b: Array) -> float | None:
     """Spearman's rho; None where it says nothing."""
-    rho = rank_correlation(a, b)
-    return None if len(a) < _LEAST_IMAGES or math.isnan(rho) else rho
+    return None if len(a) < _LEAST_IMAGES else _finite(rank_correlation(a, b))
 
 
 def _explained(a: Array, b: Array) -> float | None:

@@ -42,6 +42,7 @@ def test_spectrum_of_a_known_encoder(digits: torch.Tensor) -> None:
     assert last["e_trunc"] == pytest.approx(truth[:, 15].log().mean().item(), abs=1e-5)
     assert last["error"] == pytest.approx(last["e_rsvd"] + last["e_trunc"])
     assert document["proposition_4_1"] == {"checked": 40, "violated": 0}
+    assert last["offset_ratio"] is None  # the last sigma is 1 in every image, so the tail's logarithm is 0
 
 
 @pytest.mark.parametrize("encoder", ["digits-jepa", "digits-ijepa"])
@@ -90,6 +91,32 @@ def test_finished_work_is_read_back_and_other_work_refused(tmp_path: Path, monke
         with pytest.raises(BadInputError, match=r"holds other work \(cases: .* pass --force"):
             analyse_scores(replace(request, k=(4,)))
     assert analyse_scores(replace(request, k=(4,), force=True))["cases"][0]["k"] == 4
+
+
+@pytest.mark.parametrize("damage", ["edited", "cut", "no document", "no digest"])
+def test_damaged_work_is_noticed_and_done_again(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(3,), out=tmp_path)
+    document = analyse_scores(request)
+    path, page = tmp_path / "analysis.json", tmp_path / "analysis.html"
+    whole, drawn = path.read_text(), page.read_text()
+    damaged = {
+        "edited": whole.replace('"violated": 0', '"violated": 1'),
+        "cut": whole[: len(whole) // 2],
+        "no document": "[]",
+        "no digest": json.dumps({key: value for key, value in document.items() if key != "sha256"}),
+    }
+    path.write_text(damaged[damage])
+    page.write_text("spoilt")
+    assert analyse_scores(request) == document
+    assert (path.read_text(), page.read_text()) == (whole, drawn)
+    assert f"{path}" in caplog.text
+    assert "made again" in caplog.text
+    page.unlink()
+    monkeypatch.setattr(analysis, "_deflated", lambda *_: pytest.fail("a Jacobian was computed"))
+    assert analyse_scores(request) == document
+    assert page.read_text() == drawn
 
 
 def test_unreadable_images_are_listed_and_set_the_exit_code(tmp_path: Path) -> None:
