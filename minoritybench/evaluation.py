@@ -63,6 +63,7 @@ from minoritybench.store import (
 
 RECORD_FILE = "record.json"
 SAMPLES_FOLDER = "samples"
+_BROKEN_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
@@ -237,15 +238,23 @@ def _draw(job: EvaluateJob) -> Samples:
 
 
 def _existing(job: EvaluateJob) -> Samples:
-    """Images made elsewhere, as one group; each must decode."""
+    """Images made elsewhere, as one group; each must decode, for a set with gaps cannot be measured."""
     source = _sample_folder(job.request)
-    rows = []
+    rows, broken = [], []
     for index, name in enumerate(source.ids):
         try:
             image = source.load(index)
         except ImageDecodeError as error:
-            raise BadInputError(f"--samples: {name}: {error}; remove or replace it") from error
+            broken.append(f"{name}: {error}")
+            continue
         rows.append({"file": name, "seed": None, "index": index, "label": None, "sha256": image.sha256})
+    if broken:
+        named = "; ".join(broken[:_BROKEN_NAMED])
+        more = f"; and {len(broken) - _BROKEN_NAMED} more" if len(broken) > _BROKEN_NAMED else ""
+        raise BadInputError(
+            f"--samples: {len(broken)} of {len(source.ids)} images cannot be read, remove or replace them:"
+            f" {named}{more}"
+        )
     return Samples(tuple(str(source.root / name) for name in source.ids), rows, 0.0, {}, [])
 
 
