@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def test_command_prints_tables_and_leaves_a_page(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "holds on these 40 cases" in shown.stdout
     assert [heading in shown.stdout for _, heading, _ in COLUMNS].count(False) == 0
+    below = shown.stdout.partition("\nE, Var")[2]
+    for heading in {heading.removesuffix(" top-k").removesuffix(" RSVD") for _, heading, _ in COLUMNS}:
+        assert re.search(rf"[\s(]{re.escape(heading)}[,:; ]", below), heading
     page = (tmp_path / "out" / "analysis.html").read_text()
     assert page.count("<svg") == 6
     assert "src=" not in page
