@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import exit_on_failures, force_option, json_option, network_options, source_options
+from minoritybench.cli.options import (
+    Registered,
+    exit_on_failures,
+    force_option,
+    json_option,
+    network_options,
+    source_options,
+)
 
 
 @click.group("analyze", short_help="Look into scores: spectra, errors and bounds.")
@@ -20,7 +27,7 @@ def command() -> None:
 
 
 @command.command("scores")
-@click.argument("dataset")
+@click.argument("dataset", type=Registered("datasets", folders=True))
 @source_options
 @click.option("--limit", type=click.IntRange(min=3), default=200, show_default=True, help="Only the first N images.")
 @click.option(

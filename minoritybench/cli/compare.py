@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import json_option
+from minoritybench.cli.options import Registered, json_option
 
 
 @click.command("compare", short_help="Say how far two reference sets agree.")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=Registered("reference-sets", folders=True))
+@click.argument("b", type=Registered("reference-sets", folders=True))
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from minoritybench.registry import entries, lookup
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +37,9 @@ class Device(click.ParamType):  # type: ignore[type-arg]
     name = "D"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "cpu":
+            return value  # always there: a mistake in another flag is told before torch is imported
+
         import torch
 
         if str(value).startswith("meta"):
@@ -45,6 +51,25 @@ class Device(click.ParamType):  # type: ignore[type-arg]
             reason = str(error).splitlines()[0]
             self.fail(f"{value!r} cannot be used here: {reason}", param, ctx)
         return str(value)
+
+
+class Registered(click.ParamType):  # type: ignore[type-arg]
+    """A name registered under one of some `kinds`, or `path/to/file.py:attribute`; with `folders` a path as well.
+
+    Only the names are looked at, so that a wrong one is told at once; what it stands for is imported by the command.
+    """
+
+    name = "text"
+
+    def __init__(self, *kinds: str, folders: bool = False) -> None:
+        self.kinds = kinds
+        self.folders = folders
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_path = "/" in value or "\\" in value or (self.folders and Path(value).exists())
+        if not (is_path or ".py" in value or any(value in entries(kind) for kind in self.kinds)):
+            lookup(self.kinds[0], value)  # a family such as timm:MODEL, or an error with a suggestion
+        return value
 
 
 def command_line(ctx: click.Context, without: frozenset[str] = frozenset()) -> str:
@@ -90,7 +115,12 @@ force_option = click.option("--force", is_flag=True, help="Clear different work 
 source_options = _stacked(
     click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie."),
     click.option("--split", default=None, help="Which split of a named dataset. Default: its training split."),
-    click.option("--encoder", default=None, help="Encoder id or path/to/file.py:factory."),
+    click.option(
+        "--encoder",
+        type=Registered("encoders", "features"),
+        default=None,
+        help="Encoder id or path/to/file.py:factory.",
+    ),
     click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own."),
 )
 
@@ -130,8 +160,14 @@ compute_options = _stacked(
     ),
 )
 
+
+def benchmark_option(text: str) -> Callable[[Command], Command]:
+    """`--benchmark` with a help text."""
+    return click.option("--benchmark", type=Registered("benchmarks"), default="digits", show_default=True, help=text)
+
+
 sampling_options = _stacked(
-    click.option("--benchmark", default="digits", show_default=True, help="See `minoritybench list benchmarks`."),
+    benchmark_option("See `minoritybench list benchmarks`."),
     click.option("--n", type=click.IntRange(min=1), default=None, help="Samples a seed. Default: the benchmark's."),
     click.option(
         "--seed", "seeds", type=click.IntRange(min=0), multiple=True, help="Repeatable. Default: the benchmark's three."
@@ -140,7 +176,9 @@ sampling_options = _stacked(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
     ),
     click.option("--class-conditional", is_flag=True, help="Condition on labels drawn for each image."),
-    click.option("--guide", default=None, help="Encoder that guides. Default: the benchmark's."),
+    click.option(
+        "--guide", type=Registered("encoders"), default=None, help="Encoder that guides. Default: the benchmark's."
+    ),
 )
 
 output_options = _stacked(

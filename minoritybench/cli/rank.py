@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import command_line, compute_options, exit_on_failures, output_options, source_options
+from minoritybench.cli.options import (
+    Registered,
+    command_line,
+    compute_options,
+    exit_on_failures,
+    output_options,
+    source_options,
+)
 from minoritybench.errors import MissingAssetError
 
 _CASCADE_TIME = (
@@ -18,7 +25,7 @@ _NEIGHBOUR_TITLES = {"avgknn": "AvgkNN", "lof": "LOF"}
 
 
 @click.command("rank-dataset", short_help="Score a dataset and keep the rarest.")
-@click.argument("dataset")
+@click.argument("dataset", type=Registered("datasets", folders=True))
 @source_options
 @click.option(
     "--estimator",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from minoritybench.cli.options import json_option
+from minoritybench.cli.options import Registered, json_option
 
 
 @click.command("verify", short_help="Check a reference set.")
-@click.argument("reference")
+@click.argument("reference", type=Registered("reference-sets", folders=True))
 @click.option(
     "--root",
     type=click.Path(exists=True),
