@@ -46,6 +46,7 @@ from minoritybench.records import (
 )
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import code_digests
+from minoritybench.request_options import build_request, field_names
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sampling import SampleOutcome, draw
 from minoritybench.sidecars import write_sidecars
@@ -124,10 +125,11 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
     Options are the fields of `SampleRequest` and `EvaluateRequest`; `settings` may be a dict of hyperparameters.
     """
-    own = {key: options.pop(key) for key in ("reference", "judges", "out", "force", "minmax_stretch") if key in options}
-    request = SampleRequest(method or "", **options)
-    folder = None if samples is None else Path(samples)
-    return run_job(prepare_job(EvaluateRequest(request, folder, workers=request.workers, **own)))
+    names = field_names(SampleRequest)
+    drawn = {name: options.pop(name) for name in names if name in options}
+    request = build_request(SampleRequest, {"method": method or ""}, drawn)
+    own = {"sample": request, "samples": samples, "workers": request.workers}
+    return run_job(prepare_job(build_request(EvaluateRequest, own, options, also=names)))
 
 
 def prepare_job(request: EvaluateRequest) -> EvaluateJob:
