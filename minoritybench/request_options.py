@@ -42,10 +42,10 @@ def build_request(
     try:
         request = kind(**values)
     except (TypeError, ValueError) as error:
-        name = _culprit(kind, values)
-        if name is None:
+        culprit = _culprit(kind, values)
+        if culprit is None:
             raise
-        raise _unfit(name, values[name], types[name]) from error
+        raise _unfit(culprit, values[culprit], types[culprit]) from error
     for name, value in values.items():
         if _complaint(getattr(request, name), types[name]) is not None:
             raise _unfit(name, value, types[name])
@@ -54,7 +54,8 @@ def build_request(
 
 def _plain(value: Any) -> Any:
     """An integer of another library as one of Python's, for plans are JSON."""
-    return int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else value
+    foreign = isinstance(value, numbers.Integral) and not isinstance(value, int)
+    return int(value) if foreign else value
 
 
 def _complaint(value: Any, kind: Any) -> str | None:
