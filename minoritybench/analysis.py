@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,21 @@ from minoritybench.scoring.bounds import OFFSET_FROM, DenseJacobian, ErrorTerms,
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.rsvd import Rsvd, range_basis, top_k
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum, project_out, singular_values
-from minoritybench.store import folder_lock, open_output, pretty_json, read_json, write_text
+from minoritybench.scoring.validity import rank_correlation
+from minoritybench.store import digest_of, folder_lock, open_output, pretty_json, read_json, write_text
 
 FORMAT = 2
-_DOCUMENT_FILE = "analysis.json"
+DOCUMENT_FILE = "analysis.json"
 DEFAULT_K = (2, 4, 6, 8, 10)
 """The ranks of Table 5 in arXiv:2605.24631."""
 DEFAULT_LIMIT = 200
+_LEAST_IMAGES = 3
+"""Of fewer no correlation is told: two points always lie on a line."""
 _TERMS = ("error", "e_rsvd", "e_trunc", "e_trunc_delta", "bound_rsvd", "bound_trunc", "offset_ratio")
 
 Array = NDArray[np.float64]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,9 @@ class AnalysisRequest:
 def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     """Spectrum, error decomposition and bounds over the first `limit` images, as one JSON-ready document.
 
-    With `out`, analysis.json and analysis.html are written there; finished work of the same request is read back, not
-    done again. `failures` lists the images without a spectrum. Errors: a k below 2, or one that reaches the number of
+    `sha256` is the digest of all else in it. With `out`, analysis.json and analysis.html are written there; finished
+    work of the same request is read back, not done again, unless the digest says that it was edited or cut.
+    `failures` lists the images without a spectrum. Errors: a k below 2, or one that reaches the number of
     singular values there are, is bad input, found out before anything is computed or written; `NothingScoredError`
     where no image gave a spectrum.
     """
@@ -99,14 +107,33 @@ def analyse_scores(request: AnalysisRequest) -> dict[str, Any]:
     }
     with folder_lock(request.out):
         open_output(request.out, plan, force=request.force)
-        finished = request.out / _DOCUMENT_FILE
-        if finished.is_file():
-            done: dict[str, Any] = read_json(finished)
-            return done
-        document = _document(job, request, cases, rank)
-        write_text(request.out / "analysis.html", spectra_html(document))
-        write_text(finished, pretty_json(document))  # last: it says that the work is done
+        finished = _whole_document(request.out / DOCUMENT_FILE)
+        document = _document(job, request, cases, rank) if finished is None else finished
+        write_text(request.out / "analysis.html", spectra_html(document))  # a view of the document: always made anew
+        if finished is None:
+            write_text(request.out / DOCUMENT_FILE, pretty_json(document))  # last: it says that the work is done
     return document
+
+
+def _whole_document(path: Path) -> dict[str, Any] | None:
+    """A finished document, if it is as it was written; else the work is done again."""
+    if not path.is_file():
+        return None
+    try:
+        document = read_json(path)
+    except BadInputError as error:
+        _log.warning("%s; made again", error)
+        return None
+    if isinstance(document, dict) and document == _sealed(document):
+        return document
+    _log.warning("%s was edited or is of an older version; made again", path)
+    return None
+
+
+def _sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the digest of everything else in it."""
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    return {**content, "sha256": digest_of(content)}
 
 
 def _check_cases(job: RankJob, cases: list[Rsvd]) -> int:
@@ -160,7 +187,7 @@ def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd], rank: i
         raise _nothing_analysed(job, failures)
     sigma = torch.cat(sigmas)
     rows = [_row(sigma, torch.cat(parts), case) for case, parts in zip(cases, found, strict=True)]
-    return {
+    document = {
         "dataset": {**job.source.spec.as_dict(), "images": sigma.shape[0], "failed": len(failures)},
         "failures": failures,
         "encoder": job.plan["encoder"],
@@ -174,6 +201,7 @@ def _document(job: RankJob, request: AnalysisRequest, cases: list[Rsvd], rank: i
             "violated": sum(row["violated"] for row in rows),
         },
     }
+    return _sealed(document)
 
 
 def _read(job: RankJob, indices: range, failures: list[dict[str, str]]) -> tuple[list[int], Tensor]:
@@ -242,28 +270,28 @@ def _row(sigma: Tensor, approximate: Tensor, case: Rsvd) -> dict[str, Any]:
         "k": case.k,
         "p": case.p,
         "q": case.q,
-        **{name: float(getattr(terms, name).mean()) for name in _TERMS},
+        **{name: _finite(float(getattr(terms, name).mean())) for name in _TERMS},
         "checked": len(holds),
         "violated": int((~holds).sum()),
-        "spearman_top_k": _correlation(_ranks(exact), _ranks(score)),
-        "r2_top_k": _square(_correlation(exact, score)),
-        "spearman_rsvd": _correlation(_ranks(rough), _ranks(score)),
-        "r2_rsvd": _square(_correlation(rough, score)),
+        "spearman_top_k": _rank_correlation(exact, score),
+        "r2_top_k": _explained(exact, score),
+        "spearman_rsvd": _rank_correlation(rough, score),
+        "r2_rsvd": _explained(rough, score),
     }
 
 
-def _ranks(values: Array) -> Array:
-    from scipy.stats import rankdata
+def _finite(value: float) -> float | None:
+    """The value, or None where it is undefined, such as the offset's share of a tail of zero: JSON has no NaN."""
+    return value if math.isfinite(value) else None
 
-    return np.asarray(rankdata(values), dtype=np.float64)
+
+def _rank_correlation(a: Array, b: Array) -> float | None:
+    """Spearman's rho; None where it says nothing."""
+    return None if len(a) < _LEAST_IMAGES else _finite(rank_correlation(a, b))
 
 
-def _correlation(a: Array, b: Array) -> float | None:
-    """Pearson's; None where one of them does not vary."""
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
+def _explained(a: Array, b: Array) -> float | None:
+    """R^2, the square of Pearson's correlation; None where it says nothing."""
+    if len(a) < _LEAST_IMAGES or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _square(value: float | None) -> float | None:
-    return None if value is None else value**2
+    return float(np.corrcoef(a, b)[0, 1]) ** 2

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 
 from minoritybench.errors import BadInputError
-from minoritybench.references import LoadedReference, load_reference_set, reference_folder
+from minoritybench.references import SCORES_FILE, LoadedReference, load_reference_set, reference_folder
 from minoritybench.report.gallery import SHOWN, tile_uri
 from minoritybench.report.pages import render
 from minoritybench.scoring.validity import rank_correlation
 from minoritybench.store import write_text
 
-SCORES_FILE = "scores.parquet"
 _GENERATOR = 'name="generator" content="minoritybench compare"'
 """Stands in every page this module writes; a file without it is not ours to replace."""
 

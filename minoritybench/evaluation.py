@@ -46,6 +46,7 @@ from minoritybench.records import (
 )
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import code_digests
+from minoritybench.request_options import build_request, field_names
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sampling import SampleOutcome, draw
 from minoritybench.sidecars import write_sidecars
@@ -63,6 +64,7 @@ from minoritybench.store import (
 
 RECORD_FILE = "record.json"
 SAMPLES_FOLDER = "samples"
+_BROKEN_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
@@ -123,10 +125,11 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
     Options are the fields of `SampleRequest` and `EvaluateRequest`; `settings` may be a dict of hyperparameters.
     """
-    own = {key: options.pop(key) for key in ("reference", "judges", "out", "force", "minmax_stretch") if key in options}
-    request = SampleRequest(method or "", **options)
-    folder = None if samples is None else Path(samples)
-    return run_job(prepare_job(EvaluateRequest(request, folder, workers=request.workers, **own)))
+    names = field_names(SampleRequest)
+    drawn = {name: options.pop(name) for name in names if name in options}
+    request = build_request(SampleRequest, {"method": method or ""}, drawn)
+    own = {"sample": request, "samples": samples, "workers": request.workers}
+    return run_job(prepare_job(build_request(EvaluateRequest, own, options, also=names)))
 
 
 def prepare_job(request: EvaluateRequest) -> EvaluateJob:
@@ -237,15 +240,23 @@ def _draw(job: EvaluateJob) -> Samples:
 
 
 def _existing(job: EvaluateJob) -> Samples:
-    """Images made elsewhere, as one group; each must decode."""
+    """Images made elsewhere, as one group; each must decode, for a set with gaps cannot be measured."""
     source = _sample_folder(job.request)
-    rows = []
+    rows, broken = [], []
     for index, name in enumerate(source.ids):
         try:
             image = source.load(index)
         except ImageDecodeError as error:
-            raise BadInputError(f"--samples: {name}: {error}; remove or replace it") from error
+            broken.append(f"{name}: {error}")
+            continue
         rows.append({"file": name, "seed": None, "index": index, "label": None, "sha256": image.sha256})
+    if broken:
+        named = "; ".join(broken[:_BROKEN_NAMED])
+        more = f"; and {len(broken) - _BROKEN_NAMED} more" if len(broken) > _BROKEN_NAMED else ""
+        raise BadInputError(
+            f"--samples: {len(broken)} of {len(source.ids)} images cannot be read, remove or replace them:"
+            f" {named}{more}"
+        )
     return Samples(tuple(str(source.root / name) for name in source.ids), rows, 0.0, {}, [])
 
 

@@ -22,8 +22,9 @@ from minoritybench.rank_features import RARITY, density_agreement, load_features
 from minoritybench.rank_job import RankJob, RankOutcome, RankRequest, crew, prepare_job, resumed
 from minoritybench.rank_shard import FACTS, STAGE, RankPlan, images_a_batch, score_shard, shard_file
 from minoritybench.records import KeepRule, ReferenceSet
-from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, csv_text, index_digest, select_members
+from minoritybench.references import MEMBERS_FILE, RECIPE_FILE, SCORES_FILE, csv_text, index_digest, select_members
 from minoritybench.report.gallery import gallery_html
+from minoritybench.request_options import build_request
 from minoritybench.scoring import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
 from minoritybench.store import (
@@ -37,7 +38,6 @@ from minoritybench.store import (
     write_text,
 )
 
-SCORES_FILE = "scores.parquet"
 FAILURES_FILE = "failures.csv"
 GALLERY_FILE = "gallery.html"
 SCORE_SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ def rank_dataset(dataset: str | Path, **options: Any) -> RankOutcome:
     Options are the fields of `RankRequest`, which are those of the command line. Work is resumed from where a killed
     run left it and the same request is never computed twice.
     """
-    return run_job(prepare_job(RankRequest(str(dataset), **options)))
+    return run_job(prepare_job(build_request(RankRequest, {"dataset": str(dataset)}, options)))
 
 
 def run_job(job: RankJob) -> RankOutcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ RANK_BY = ("jepa", *NEIGHBOURS)
 _DEFAULT_KEEP = "10%"
 _DATASET_ENCODER = "dinov2-vits14-reg"  # the published scorer's, for named datasets without a benchmark of their own
 FOLDER_ENCODER = "digits-jepa"
-_NO_PATH = str.maketrans("/:", "--")
+_LONGEST_TITLE = 40
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def prepare_job(request: RankRequest) -> RankJob:
         "per_class": request.per_class,
         "shard_size": request.shard_size,
     }
-    out = request.out or Path("runs") / f"rank-{spec.name.translate(_NO_PATH)}-{_identity(plan)[:12]}"
+    out = request.out or Path("runs") / f"rank-{_title(spec)}-{_identity(plan)[:12]}"
     return RankJob(request, source, encoder, name, keep, plan, out)
 
 
@@ -166,6 +167,15 @@ def resumed(job: RankJob) -> RankJob:
         return job
     plan = {**job.plan, "shard_size": size, "encoder": {**job.plan["encoder"], "threads": threads}}
     return replace(job, plan=plan) if plan == started else job
+
+
+def _title(spec: SourceSpec) -> str:
+    """What a default output folder is called after: the dataset, and the name of its folder or zip where it has no
+    other; letters of any language stay, all else that could trouble a shell becomes a hyphen."""
+    parts = [spec.name]
+    if spec.name in ("folder", "zip") and spec.root is not None:
+        parts.append(Path(spec.root).name[:_LONGEST_TITLE])
+    return re.sub(r"[^\w.]+", "-", "-".join(parts)).strip("-")
 
 
 def _identity(plan: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from minoritybench.store import PLAN_FILE, digest_of, read_json
 
 RECIPE_FILE = "reference_set.json"
 MEMBERS_FILE = "members.csv"
+SCORES_FILE = "scores.parquet"
 PROTOCOL_FILE = "recipe.toml"
 MEMBER_COLUMNS = ["rank", "id", "sha256", "score", "score_deflated"]
 _LOCAL = ("folder", "zip")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minoritybench.engine.stage import run_stage
+from minoritybench.request_options import build_request
 from minoritybench.sample_job import SamplePlan, SampleRequest, make_plan
 from minoritybench.sample_shard import FACTS, STAGE, sample_shard
 from minoritybench.store import Receipts, folder_lock, open_output, write_text
@@ -32,7 +33,7 @@ class SampleOutcome:
 def sample(method: str, out: Path | str, *, force: bool = False, **options: Any) -> SampleOutcome:
     """Draw samples into `out`: PNGs and samples.json. Options are the fields of `SampleRequest`; `force` replaces
     different work of ours in `out`."""
-    plan, facts = make_plan(SampleRequest(method, **options), Path(out))
+    plan, facts = make_plan(build_request(SampleRequest, {"method": method}, options), Path(out))
     with folder_lock(Path(out)):
         open_output(Path(out), facts, force=force)
         return draw(plan)

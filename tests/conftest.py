@@ -1,11 +1,17 @@
-"""Shared: digits as tensors, one torch thread."""
+"""Shared: digits as tensors, one torch thread, leaderboards to spoil."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from forged_records import ask_for_few, saved
 from torch import Tensor
 
+import minoritybench
+from minoritybench import leaderboards
 from minoritybench.embedded.data import load_split
 
 
@@ -19,3 +25,33 @@ def digits() -> Tensor:
     """The 1,500 training digits, float32 (N, 3, 8, 8) in [0, 1]."""
     images = torch.from_numpy(load_split("train").images).float() / 255
     return images.unsqueeze(1).repeat(1, 3, 1, 1)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run that claims a clean commit, for a benchmark that asks for few samples."""
+    out = tmp_path_factory.mktemp("small") / "run"
+    record = minoritybench.evaluate("adm", n=12, out=out)
+    clean = record.minoritybench.model_copy(update={"commit": "0" * 40, "dirty": False})
+    saved(record.model_copy(update={"minoritybench": clean}), out / "record.json")
+    return out
+
+
+@pytest.fixture(scope="session")
+def built(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A leaderboards folder with one filed record and its boards built, beside a README with markers."""
+    folder = tmp_path_factory.mktemp("built")
+    (folder / "README.md").write_text("# Title\n\n<!-- board:digits -->\n<!-- /board:digits -->\nend\n")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        ask_for_few(monkeypatch)
+        leaderboards.add(small / "record.json", folder / "leaderboards" / "results")
+        leaderboards.write_boards(folder / "leaderboards" / "results", folder / "leaderboards")
+    return folder
+
+
+@pytest.fixture
+def boards(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `built` to spoil."""
+    ask_for_few(monkeypatch)
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "leaderboards"

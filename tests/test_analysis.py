@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_spectrum_of_a_known_encoder(digits: torch.Tensor) -> None:
     assert last["e_trunc"] == pytest.approx(truth[:, 15].log().mean().item(), abs=1e-5)
     assert last["error"] == pytest.approx(last["e_rsvd"] + last["e_trunc"])
     assert document["proposition_4_1"] == {"checked": 40, "violated": 0}
+    assert last["offset_ratio"] is None  # the last sigma is 1 in every image, so the tail's logarithm is 0
 
 
 @pytest.mark.parametrize("encoder", ["digits-jepa", "digits-ijepa"])
@@ -59,6 +61,9 @@ def test_command_prints_tables_and_leaves_a_page(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     assert "holds on these 40 cases" in shown.stdout
     assert [heading in shown.stdout for _, heading, _ in COLUMNS].count(False) == 0
+    below = shown.stdout.partition("\nE, Var")[2]
+    for heading in {heading.removesuffix(" top-k").removesuffix(" RSVD") for _, heading, _ in COLUMNS}:
+        assert re.search(rf"[\s(]{re.escape(heading)}[,:; ]", below), heading
     page = (tmp_path / "out" / "analysis.html").read_text()
     assert page.count("<svg") == 6
     assert "src=" not in page
@@ -92,6 +97,32 @@ def test_finished_work_is_read_back_and_other_work_refused(tmp_path: Path, monke
     assert analyse_scores(replace(request, k=(4,), force=True))["cases"][0]["k"] == 4
 
 
+@pytest.mark.parametrize("damage", ["edited", "cut", "no document", "no digest"])
+def test_damaged_work_is_noticed_and_done_again(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = AnalysisRequest("digits", encoder="digits-jepa", limit=5, k=(3,), out=tmp_path)
+    document = analyse_scores(request)
+    path, page = tmp_path / "analysis.json", tmp_path / "analysis.html"
+    whole, drawn = path.read_text(), page.read_text()
+    damaged = {
+        "edited": whole.replace('"violated": 0', '"violated": 1'),
+        "cut": whole[: len(whole) // 2],
+        "no document": "[]",
+        "no digest": json.dumps({key: value for key, value in document.items() if key != "sha256"}),
+    }
+    path.write_text(damaged[damage])
+    page.write_text("spoilt")
+    assert analyse_scores(request) == document
+    assert (path.read_text(), page.read_text()) == (whole, drawn)
+    assert f"{path}" in caplog.text
+    assert "made again" in caplog.text
+    page.unlink()
+    monkeypatch.setattr(analysis, "_deflated", lambda *_: pytest.fail("a Jacobian was computed"))
+    assert analyse_scores(request) == document
+    assert page.read_text() == drawn
+
+
 def test_unreadable_images_are_listed_and_set_the_exit_code(tmp_path: Path) -> None:
     for level in range(4):
         Image.new("RGB", (8, 8), (40 * level, 9, 9)).save(tmp_path / f"{level}.png")
@@ -122,3 +153,10 @@ def test_inputs_of_varying_size_name_the_encoder(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInputError, match=r"Mine.prepare returns \(3, 4, 4\) for one image and \(3, 5, 5\)"):
         analyse_scores(AnalysisRequest(str(tmp_path), encoder=f"{tmp_path / 'mine.py'}:Mine", k=(2,)))
+
+
+def test_equal_images_have_no_correlations(tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8), (90, 90, 90)).save(tmp_path / f"{name}.png")
+    (row,) = analyse_scores(AnalysisRequest(str(tmp_path), encoder="digits-jepa", k=(3,)))["cases"]
+    assert (row["spearman_top_k"], row["r2_top_k"]) == (None, None)

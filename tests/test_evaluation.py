@@ -181,12 +181,21 @@ def test_other_guide_keeps_the_benchmarks_encoder_as_a_judge(tmp_path: Path) -> 
     assert score.params["encoder"] == "digits-vicreg"
 
 
-def test_broken_sample_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("broken", "named", "more"), [(1, 1, False), (5, 5, False), (7, 5, True)])
+def test_broken_samples_are_named_up_to_five(broken: int, named: int, more: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
     for index in range(8):
-        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"{index}.png")
-    (tmp_path / "a.png").write_text("no")
-    with pytest.raises(BadInputError, match=r"a\.png"):
-        minoritybench.evaluate(samples=tmp_path, out=tmp_path.parent / "broken-out")
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{index}.png")
+    for index in range(broken):
+        (folder / f"bad-{index}.png").write_text("no")
+    with pytest.raises(BadInputError, match=f"{broken} of {8 + broken} images cannot be read") as raised:
+        minoritybench.evaluate(samples=folder, out=tmp_path / "out")
+    assert raised.value.exit_code == 2
+    said = str(raised.value)
+    assert [f"bad-{index}.png: not an image" in said for index in range(broken)] == [i < named for i in range(broken)]
+    assert said.endswith("and 2 more") == more
+    assert len(said.splitlines()) == 1
 
 
 def test_method_and_samples_exclude_each_other(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import minoritybench
 from minoritybench.errors import BadInputError, CheckFailedError
 from minoritybench.microbatch import torch_threads
 from minoritybench.rank import NothingScoredError
+from minoritybench.rank_job import RankRequest, prepare_job
 from minoritybench.references import load_reference_set, parse_keep
 
 ARTEFACTS = ("scores.parquet", "reference_set.json", "members.csv", "failures.csv", "gallery.html")
@@ -323,3 +325,17 @@ def test_edited_members_are_noticed(ranked: Path, tmp_path: Path) -> None:
     (tmp_path / "members.csv").write_text("".join(text[:-1]))
     with pytest.raises(CheckFailedError, match="edited or cut"):
         load_reference_set(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("my photos (2)", "my-photos-2"), ("Übung.v2", "Übung.v2"), ("x" * 60, "x" * 40)]
+)
+def test_default_output_is_called_after_the_folder(name: str, shown: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "0.png")
+    out = prepare_job(RankRequest(str(folder))).out
+    title, _, identity = out.name.rpartition("-")
+    assert (out.parent, title) == (Path("runs"), f"rank-folder-{shown}")
+    assert re.fullmatch("[0-9a-f]{12}", identity)
+    assert prepare_job(RankRequest(str(folder), shard_size=1)).out == out

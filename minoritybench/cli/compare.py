@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from minoritybench.cli.options import Registered, json_option
+
 
 @click.command("compare", short_help="Say how far two reference sets agree.")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=Registered("reference-sets", folders=True))
+@click.argument("b", type=Registered("reference-sets", folders=True))
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -18,7 +20,7 @@ import click
     metavar="FILE.html",
     help="Also write a page of the images only in A, in both and only in B.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+@json_option
 def command(a: str, b: str, out: Path | None, as_json: bool) -> None:
     """Compare reference sets A and B (names or rank-dataset outputs): overlap, what chance would give, and, where both
     are outputs, the rank correlation over the images that both rankings saw.

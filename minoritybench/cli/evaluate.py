@@ -7,13 +7,18 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import command_line, compute_options, output_options, sampling_options
+from minoritybench.cli.options import Registered, command_line, compute_options, output_options, sampling_options
 
 _LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "force", "dry_run", "engine"})
 
 
 @click.command("evaluate", short_help="Sample with a method and measure it.")
-@click.option("--method", default=None, help="See `minoritybench list methods`, or path/to/file.py:Class.")
+@click.option(
+    "--method",
+    type=Registered("methods"),
+    default=None,
+    help="See `minoritybench list methods`, or path/to/file.py:Class.",
+)
 @click.option(
     "--samples",
     type=click.Path(path_type=Path),
@@ -21,9 +26,14 @@ _LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "fo
     help="A folder of images made elsewhere, instead of --method.",
 )
 @sampling_options
-@click.option("--judge", "judges", multiple=True, help="A further held-out encoder. Repeatable.")
 @click.option(
-    "--reference", default=None, help="Registered reference set or a rank-dataset output. Default: the benchmark's."
+    "--judge", "judges", type=Registered("encoders"), multiple=True, help="A further held-out encoder. Repeatable."
+)
+@click.option(
+    "--reference",
+    type=Registered("reference-sets", folders=True),
+    default=None,
+    help="Registered reference set or a rank-dataset output. Default: the benchmark's.",
 )
 @click.option(
     "--minmax-stretch",

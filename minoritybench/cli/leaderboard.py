@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from minoritybench.cli.options import Registered, benchmark_option
 from minoritybench.errors import CheckFailedError
 
 _results = click.option(
@@ -45,9 +46,13 @@ def build_command(results: Path, out: Path) -> None:
 @_results
 @_out
 @click.option(
-    "--remeasure", metavar="METHOD", default=None, help="Also run METHOD again on one seed and compare with its record."
+    "--remeasure",
+    type=Registered("methods"),
+    metavar="METHOD",
+    default=None,
+    help="Also run METHOD again on one seed and compare with its record.",
 )
-@click.option("--benchmark", default="digits", show_default=True, help="The benchmark to remeasure on.")
+@benchmark_option("The benchmark to remeasure on.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=None, help="The seed to remeasure. Default: the record's first."
 )

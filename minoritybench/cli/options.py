@@ -1,14 +1,21 @@
-"""Flags that several commands share."""
+"""Flags that several commands share, and how they tell of images that failed."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from minoritybench.registry import entries, lookup
+
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+FAILED_ITEMS = 5
+"""Exit code of a command that finished without some of its images."""
+_FAILURES_SHOWN = 5
 
 
 class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic only in recent click
@@ -30,6 +37,9 @@ class Device(click.ParamType):  # type: ignore[type-arg]
     name = "D"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "cpu":
+            return value  # always there: a mistake in another flag is told before torch is imported
+
         import torch
 
         if str(value).startswith("meta"):
@@ -41,6 +51,25 @@ class Device(click.ParamType):  # type: ignore[type-arg]
             reason = str(error).splitlines()[0]
             self.fail(f"{value!r} cannot be used here: {reason}", param, ctx)
         return str(value)
+
+
+class Registered(click.ParamType):  # type: ignore[type-arg]
+    """A name registered under one of some `kinds`, or `path/to/file.py:attribute`; with `folders` a path as well.
+
+    Only the names are looked at, so that a wrong one is told at once; what it stands for is imported by the command.
+    """
+
+    name = "text"
+
+    def __init__(self, *kinds: str, folders: bool = False) -> None:
+        self.kinds = kinds
+        self.folders = folders
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        is_path = "/" in value or "\\" in value or (self.folders and Path(value).exists())
+        if not (is_path or ".py" in value or any(value in entries(kind) for kind in self.kinds)):
+            lookup(self.kinds[0], value)  # a family such as timm:MODEL, or an error with a suggestion
+        return value
 
 
 def command_line(ctx: click.Context, without: frozenset[str] = frozenset()) -> str:
@@ -60,6 +89,17 @@ def command_line(ctx: click.Context, without: frozenset[str] = frozenset()) -> s
     return shlex.join(words)
 
 
+def exit_on_failures(failures: Sequence[dict[str, str]], where: str) -> None:
+    """Name the first failed images (`id`, `error`) on stderr, say `where` all of them stand, and exit with code 5;
+    nothing happens where none failed."""
+    if not failures:
+        return
+    click.echo(f"{len(failures)} images failed, see {where}", err=True)
+    for failure in failures[:_FAILURES_SHOWN]:
+        click.echo(f"  {failure['id']}: {failure['error']}", err=True)
+    raise SystemExit(FAILED_ITEMS)
+
+
 def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -69,14 +109,22 @@ def _stacked(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-compute_options = _stacked(
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+force_option = click.option("--force", is_flag=True, help="Clear different work of ours in --out and start over.")
+
+source_options = _stacked(
+    click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie."),
+    click.option("--split", default=None, help="Which split of a named dataset. Default: its training split."),
     click.option(
-        "--batch-size",
-        type=BatchSize(),
-        default="auto",
-        show_default=True,
-        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
+        "--encoder",
+        type=Registered("encoders", "features"),
+        default=None,
+        help="Encoder id or path/to/file.py:factory.",
     ),
+    click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own."),
+)
+
+network_options = _stacked(
     click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the networks run."),
     click.option(
         "--dtype",
@@ -85,6 +133,17 @@ compute_options = _stacked(
         show_default=True,
         help="Precision of the networks.",
     ),
+)
+
+compute_options = _stacked(
+    click.option(
+        "--batch-size",
+        type=BatchSize(),
+        default="auto",
+        show_default=True,
+        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
+    ),
+    network_options,
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),
@@ -101,8 +160,14 @@ compute_options = _stacked(
     ),
 )
 
+
+def benchmark_option(text: str) -> Callable[[Command], Command]:
+    """`--benchmark` with a help text."""
+    return click.option("--benchmark", type=Registered("benchmarks"), default="digits", show_default=True, help=text)
+
+
 sampling_options = _stacked(
-    click.option("--benchmark", default="digits", show_default=True, help="See `minoritybench list benchmarks`."),
+    benchmark_option("See `minoritybench list benchmarks`."),
     click.option("--n", type=click.IntRange(min=1), default=None, help="Samples a seed. Default: the benchmark's."),
     click.option(
         "--seed", "seeds", type=click.IntRange(min=0), multiple=True, help="Repeatable. Default: the benchmark's three."
@@ -111,11 +176,13 @@ sampling_options = _stacked(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
     ),
     click.option("--class-conditional", is_flag=True, help="Condition on labels drawn for each image."),
-    click.option("--guide", default=None, help="Encoder that guides. Default: the benchmark's."),
+    click.option(
+        "--guide", type=Registered("encoders"), default=None, help="Encoder that guides. Default: the benchmark's."
+    ),
 )
 
 output_options = _stacked(
     click.option("--dry-run", is_flag=True, help="Say what would be done and stop."),
-    click.option("--force", is_flag=True, help="Clear different work of ours in --out and start over."),
-    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
+    force_option,
+    json_option,
 )

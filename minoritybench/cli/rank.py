@@ -7,10 +7,16 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import command_line, compute_options, output_options
+from minoritybench.cli.options import (
+    Registered,
+    command_line,
+    compute_options,
+    exit_on_failures,
+    output_options,
+    source_options,
+)
 from minoritybench.errors import MissingAssetError
 
-_FAILED_ITEMS = 5
 _CASCADE_TIME = (
     "the time is that of the exact ranking, an upper bound for a cascade; one that can save nothing takes up to a"
     " sixteenth more"
@@ -19,15 +25,8 @@ _NEIGHBOUR_TITLES = {"avgknn": "AvgkNN", "lof": "LOF"}
 
 
 @click.command("rank-dataset", short_help="Score a dataset and keep the rarest.")
-@click.argument("dataset")
-@click.option("--root", type=click.Path(file_okay=False), default=None, help="Where a named dataset's files lie.")
-@click.option("--split", default=None, help="Which split of a named dataset. Default: its training split.")
-@click.option(
-    "--encoder",
-    default=None,
-    help="Encoder id or path/to/file.py:factory; with --rank-by avgknn|lof also a feature extractor.",
-)
-@click.option("--weights", default=None, metavar="random|PATH", help="Weights other than the encoder's own.")
+@click.argument("dataset", type=Registered("datasets", folders=True))
+@source_options
 @click.option(
     "--estimator",
     type=click.Choice(["exact", "rsvd", "cascade"]),
@@ -40,7 +39,8 @@ _NEIGHBOUR_TITLES = {"avgknn": "AvgkNN", "lof": "LOF"}
     type=click.Choice(["jepa", "avgknn", "lof"]),
     default="jepa",
     show_default=True,
-    help="What rarity means: low JEPA-SCORE (world-centric), or distance from neighbours in feature space.",
+    help="What rarity means: low JEPA-SCORE (world-centric), or distance from neighbours in feature space"
+    " (--encoder may then name a feature extractor, too).",
 )
 @click.option(
     "--keep", default=None, metavar="N|P%", help="How many of the lowest to keep. Default: the benchmark's, or 10%."
@@ -67,7 +67,7 @@ def command(dry_run: bool, as_json: bool, download: bool, **options: Any) -> Non
     \b
     Example: minoritybench rank-dataset digits --keep 10%
     """
-    from minoritybench.rank import run_job
+    from minoritybench.rank import FAILURES_FILE, run_job
     from minoritybench.rank_job import RankRequest, prepare_job
 
     if download and not dry_run:
@@ -91,11 +91,7 @@ def command(dry_run: bool, as_json: bool, download: bool, **options: Any) -> Non
         _print({**recipe.model_dump(mode="json"), "cost": outcome.cost}, as_json)
     else:
         _print(_summary(outcome), as_json)
-    if outcome.failures:
-        click.echo(f"{len(outcome.failures)} images failed, see {outcome.out / 'failures.csv'}", err=True)
-        for failure in outcome.failures[:5]:
-            click.echo(f"  {failure['id']}: {failure['error']}", err=True)
-        raise SystemExit(_FAILED_ITEMS)
+    exit_on_failures(outcome.failures, str(outcome.out / FAILURES_FILE))
 
 
 def _forecast(job: Any) -> dict[str, Any]:

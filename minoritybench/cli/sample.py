@@ -7,11 +7,16 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import compute_options, output_options, sampling_options
+from minoritybench.cli.options import Registered, compute_options, output_options, sampling_options
 
 
 @click.command("sample", short_help="Only the sampling stage.")
-@click.option("--method", required=True, help="See `minoritybench list methods`, or path/to/file.py:Class.")
+@click.option(
+    "--method",
+    type=Registered("methods"),
+    required=True,
+    help="See `minoritybench list methods`, or path/to/file.py:Class.",
+)
 @sampling_options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder for the PNG files and samples.json."

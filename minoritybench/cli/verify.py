@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import click
 
+from minoritybench.cli.options import Registered, json_option
+
 
 @click.command("verify", short_help="Check a reference set.")
-@click.argument("reference")
+@click.argument("reference", type=Registered("reference-sets", folders=True))
 @click.option(
     "--root",
     type=click.Path(exists=True),
     default=None,
     help="Where its images lie now, if not where they were ranked.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else.")
+@json_option
 def command(reference: str, root: str | None, as_json: bool) -> None:
     """Check that REFERENCE (a name or a rank-dataset output) has the digest it states and that every member's image is
     there, unchanged. Exit code 1 if some are not, 4 if the place they lie in is gone.

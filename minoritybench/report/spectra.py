@@ -57,6 +57,22 @@ def spectrum_rows(document: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def legend(document: dict[str, Any]) -> list[str]:
+    """What the columns of both tables are, a line a group of columns."""
+    return [
+        "E, Var: mean and variance over images of the i-th largest singular value sigma_i and of log sigma_i;"
+        " cumulative: the share of the total variance that positions 1 to i hold.",
+        "k, p, q: rank, oversampling and power iterations of the randomised SVD.",
+        "JS-JSbar: the whole score less the top-k score by randomised SVD, in nats, = e_RSVD (the k values found too"
+        " small) + e_Trunc (the values left out). Means over images, as are all terms.",
+        "E_RSVD, E_Trunc: the bounds of Proposition 4.1 on e_RSVD and e_Trunc; violated: images that exceed them.",
+        "e_Trunc^D: e_Trunc without its offset, the sum of log sigma_i from i ="
+        f" {document['offset_from']} (or k + 1, if later); R^D_trunc: the offset's share of e_Trunc.",
+        "rho, R2: rank correlation and squared correlation with the whole score, over images, of the exact top-k score"
+        " (top-k) and of that by randomised SVD (RSVD); -: undefined.",
+    ]
+
+
 def verdict(document: dict[str, Any]) -> str:
     """What was seen of Proposition 4.1; a statement on these cases only, for its constant holds in expectation."""
     seen = document["proposition_4_1"]
@@ -66,13 +82,13 @@ def verdict(document: dict[str, Any]) -> str:
 
 
 def spectra_text(document: dict[str, Any]) -> str:
-    """Both tables as aligned plain text."""
+    """Both tables as aligned plain text, and what their columns are."""
     head = (
         f"{document['dataset']['name']}, {document['dataset']['images']} images, {document['encoder']['name']}:"
         f" {document['singular_values']} singular values that are not structurally zero"
     )
-    parts = [head, "", _aligned(spectrum_rows(document)), "", _aligned(error_rows(document)), "", verdict(document)]
-    return "\n".join(parts)
+    tables = [_aligned(spectrum_rows(document)), "", _aligned(error_rows(document))]
+    return "\n".join([head, "", *tables, "", *legend(document), "", verdict(document)])
 
 
 def spectra_html(document: dict[str, Any]) -> str:
@@ -94,6 +110,7 @@ def spectra_html(document: dict[str, Any]) -> str:
         charts=charts,
         errors=error_rows(document),
         spectrum=spectrum_rows(document),
+        legend=legend(document),
         verdict=verdict(document),
     )
 

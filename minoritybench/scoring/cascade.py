@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from scipy.stats import beta
 from torch import Tensor
 
 from minoritybench.rng import derived_seed
@@ -107,6 +106,8 @@ def threshold_so_far(scores: Sequence[float], keep: int) -> float:
 
 def recall_interval(found: int, of: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper-Pearson interval of a proportion; `(0, 1)` where nothing was observed."""
+    from scipy.stats import beta  # takes a second to import, which few commands need
+
     if of == 0:
         return 0.0, 1.0
     tail = (1 - level) / 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from minoritybench.metrics.neighbours import AVGKNN_K, mean_neighbour_distance
@@ -13,9 +15,11 @@ MOST_IMAGES = 5000
 
 
 def rank_correlation(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Spearman's rho; NaN where either does not vary."""
+    """Spearman's rho of `(N,)` and `(N,)`; NaN where either does not vary."""
     from scipy.stats import spearmanr
 
+    if min(len(np.unique(a)), len(np.unique(b))) < 2:
+        return math.nan  # scipy would warn, too
     return float(spearmanr(a, b).statistic)
 
 

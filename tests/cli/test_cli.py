@@ -21,18 +21,33 @@ def minoritybench(*words: str | Path, cwd: Path | None = None) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False)
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; sys.argv = ['minoritybench', '--help']\n"
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--help", 0, "rank-dataset"),
+        ("sample --method jeppa --out s", 2, "did you mean 'jepa'"),
+        ("evaluate --method jepa --benchmark digitz", 2, "unknown benchmark 'digitz'"),
+        ("evaluate --method jepa --guide digits-jep", 2, "did you mean 'digits-jepa'"),
+        ("evaluate --method jepa --judge digits-jep", 2, "did you mean 'digits-jepa'"),
+        ("evaluate --method jepa --reference digit", 2, "did you mean 'digits'"),
+        ("rank-dataset digitz", 2, "did you mean 'digits'"),
+        ("rank-dataset digits --estimator nonsense", 2, "'cascade'"),
+        ("analyze scores digits --encoder digits-jep", 2, "did you mean 'digits-jepa'"),
+        ("compare digits digit", 2, "did you mean 'digits'"),
+    ],
+)
+def test_help_and_wrong_names_load_nothing_heavy(words: str, code: int, said: str) -> None:
+    script = (
+        f"import sys; sys.argv = ['minoritybench', *{words.split()!r}]\n"
         "from minoritybench.cli import main\n"
         "try: main()\n"
         "except SystemExit as e: code = e.code\n"
         "heavy = {'torch', 'pandas', 'numpy', 'pydantic', 'rich'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy or code else 0)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else code)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "rank-dataset" in done.stdout
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)

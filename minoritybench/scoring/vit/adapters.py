@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +31,8 @@ def linearised_dinov2(model: nn.Module) -> LinearisedVit | None:
         norm = parts.layernorm
     except (AttributeError, _UnknownLayout):
         return None
-    return _linearised(
-        VitWeights(
-            embed=embeddings,
-            first_patch=1 if registers is None else 1 + registers.shape[1],
-            patch_factor=patch_factor(projection.weight),
-            blocks=blocks,
-            norm_weight=norm.weight.detach(),
-            norm_bias=norm.bias.detach(),
-            norm_eps=norm.eps,
-            pool="first",
-        )
-    )
+    first_patch = 1 if registers is None else 1 + registers.shape[1]
+    return _linearised(embeddings, first_patch, projection.weight, blocks, norm, "first")
 
 
 def linearised_ijepa(model: nn.Module, interpolate_pos_encoding: bool) -> LinearisedVit | None:
@@ -53,18 +45,8 @@ def linearised_ijepa(model: nn.Module, interpolate_pos_encoding: bool) -> Linear
         norm = parts.layernorm
     except (AttributeError, _UnknownLayout):
         return None
-    return _linearised(
-        VitWeights(
-            embed=lambda pixels: embeddings(pixels, interpolate_pos_encoding=interpolate_pos_encoding),
-            first_patch=0,
-            patch_factor=patch_factor(projection.weight),
-            blocks=blocks,
-            norm_weight=norm.weight.detach(),
-            norm_bias=norm.bias.detach(),
-            norm_eps=norm.eps,
-            pool="mean",
-        )
-    )
+    embed = partial(embeddings, interpolate_pos_encoding=interpolate_pos_encoding)
+    return _linearised(embed, 0, projection.weight, blocks, norm, "mean")
 
 
 def linearised_digits(module: IJepaViT) -> LinearisedVit | None:
@@ -83,26 +65,36 @@ def linearised_digits(module: IJepaViT) -> LinearisedVit | None:
                 scales=None,
             )
         )
-    return _linearised(
-        VitWeights(
-            embed=module.embed_patches,
-            first_patch=0,
-            patch_factor=patch_factor(module.embed.weight),
-            blocks=tuple(blocks),
-            norm_weight=module.norm.weight.detach(),
-            norm_bias=module.norm.bias.detach(),
-            norm_eps=module.norm.eps,
-            pool="mean",
-        )
-    )
+    return _linearised(module.embed_patches, 0, module.embed.weight, tuple(blocks), module.norm, "mean")
 
 
 class _UnknownLayout(Exception):
     """The model computes something that the folded network does not."""
 
 
-def _linearised(weights: VitWeights) -> LinearisedVit | None:
-    return LinearisedVit(weights) if weights.norm_weight.dtype in _DTYPES else None
+def _linearised(
+    embed: Callable[[Tensor], Tensor],
+    first_patch: int,
+    filters: Tensor,
+    blocks: tuple[VitBlock, ...],
+    norm: nn.LayerNorm,
+    pool: Literal["first", "mean"],
+) -> LinearisedVit | None:
+    """The network of these parts, `filters` being the patch embedding's weight; None in a reduced precision."""
+    if norm.weight.dtype not in _DTYPES:
+        return None
+    return LinearisedVit(
+        VitWeights(
+            embed=embed,
+            first_patch=first_patch,
+            patch_factor=patch_factor(filters),
+            blocks=blocks,
+            norm_weight=norm.weight.detach(),
+            norm_bias=norm.bias.detach(),
+            norm_eps=norm.eps,
+            pool=pool,
+        )
+    )
 
 
 def _dinov2_block(layer: Any) -> VitBlock:

@@ -1,0 +1,114 @@
+"""Records spoilt in a known way, with or without an id that fits what they now say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from minoritybench import leaderboards, record_checks
+from minoritybench.metrics import t_interval
+from minoritybench.records import RunRecord, load_benchmark, metric_id
+from minoritybench.store import pretty_json, sha256_file
+
+
+def saved(record: RunRecord, path: Path) -> Path:
+    """Write a record with a matching id."""
+    record = record.model_copy(update={"id": record.content_id()})
+    path.write_text(pretty_json(record.model_dump(mode="json")))
+    return path
+
+
+def ask_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower the n of the digits benchmark to what `small` drew."""
+    spec = load_benchmark("digits").model_copy(update={"n": 12})
+    for module in (leaderboards, record_checks):
+        monkeypatch.setattr(module, "load_benchmark", lambda name: spec if name == spec.name else load_benchmark(name))
+
+
+def filed(boards: Path) -> Path:
+    return next((boards / "results").rglob("record.json"))
+
+
+def tamper(field: str, value: object, *, honest_id: bool = False):  # type: ignore[no-untyped-def]
+    def change(path: Path) -> None:
+        document = json.loads(path.read_text())
+        *parents, last = field.split(".")
+        node = document
+        for part in parents:
+            node = node[int(part)] if part.isdecimal() else node[part]
+        node[last] = value
+        write(path, document, honest_id=honest_id)
+
+    return change
+
+
+def write(path: Path, document: dict[str, Any], *, honest_id: bool = True) -> None:
+    if honest_id:
+        document["id"] = RunRecord.model_validate(document).content_id()
+    path.write_text(json.dumps(document))
+
+
+def forged(field: str, value: object):  # type: ignore[no-untyped-def]
+    return tamper(field, value, honest_id=True)
+
+
+def forge_metric(name: str, **changes: Any):  # type: ignore[no-untyped-def]
+    """Change fields of a metric; a changed `params` gets a matching id, changed `per_seed` values a matching mean."""
+
+    def change(path: Path) -> None:
+        document = json.loads(path.read_text())
+        metric = next(metric for metric in document["metrics"] if metric["name"] == name)
+        metric.update(changes)
+        if "params" in changes and "id" not in changes:
+            metric["id"] = metric_id(name, metric["params"])
+        if "per_seed" in changes:
+            metric["value"], metric["ci_low"], metric["ci_high"] = t_interval(list(metric["per_seed"].values()))
+        write(path, document)
+
+    return change
+
+
+def forge_sidecar(edit: Callable[[pd.DataFrame], pd.DataFrame]):  # type: ignore[no-untyped-def]
+    """Change the per-image table and give the record its new digest."""
+
+    def change(path: Path) -> None:
+        sidecar = path.parent / "per_image.parquet"
+        edit(pd.read_parquet(sidecar)).to_parquet(sidecar, index=False)
+        document = json.loads(path.read_text())
+        listed = next(item for item in document["artifacts"] if item["path"] == sidecar.name)
+        listed.update(sha256=sha256_file(sidecar), bytes=sidecar.stat().st_size)
+        write(path, document)
+
+    return change
+
+
+def flip_last_byte(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def drop_metric(name: str):  # type: ignore[no-untyped-def]
+    def change(path: Path) -> None:
+        document = json.loads(path.read_text())
+        document["metrics"] = [metric for metric in document["metrics"] if metric["name"] != name]
+        write(path, document)
+
+    return change
+
+
+def add_metric(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["metrics"].append({**document["metrics"][0], "name": "charm"})
+    write(path, document)
+
+
+def nudge(name: str, by: float = 1.0):  # type: ignore[no-untyped-def]
+    def edit(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(**{name: table[name] + by})
+
+    return edit
