@@ -340,7 +340,7 @@ def _method_record(job: EvaluateJob) -> MethodRecord:
     method = job.plan.get("method")
     if method is None:
         return MethodRecord(name="samples", params=dict(job.plan["samples"]), preset="none")
-    return MethodRecord(**method)
+    return MethodRecord(**method, needs=job.plan["needs"])
 
 
 def _generator_record(job: EvaluateJob) -> GeneratorRecord:

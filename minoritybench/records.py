@@ -7,7 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from minoritybench.errors import BadInputError
 from minoritybench.registry import lookup
@@ -151,11 +159,18 @@ class ToolRecord(_Strict):
 
 
 class MethodRecord(_Strict):
-    """The method and every hyperparameter it ran with."""
+    """The method, every hyperparameter it ran with, and the digests of what it needed beside the generator and the guide
+    (None for what has no weights); a record of a method without such needs does not mention them."""
 
     name: str
     params: JsonDict
     preset: str
+    needs: dict[str, str | None] = {}
+
+    @model_serializer(mode="wrap")
+    def _less_no_needs(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return fields if self.needs else {key: value for key, value in fields.items() if key != "needs"}
 
 
 class GeneratorRecord(_Strict):
