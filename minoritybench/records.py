@@ -159,8 +159,8 @@ class ToolRecord(_Strict):
 
 
 class MethodRecord(_Strict):
-    """The method, every hyperparameter it ran with, and the digests of what it needed beside the generator and the guide
-    (None for what has no weights); a record of a method without such needs does not mention them."""
+    """The method, every hyperparameter it ran with, and the digests of what it needed beside generator and guide (None
+    for what has no weights); a record of a method without such needs does not mention them."""
 
     name: str
     params: JsonDict
