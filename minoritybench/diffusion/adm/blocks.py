@@ -61,10 +61,11 @@ def attend(qkv: Tensor, heads: int, order: AttentionOrder) -> Tensor:
 
     PyTorch's fused kernels have a first derivative only; for a second one run inside `sdpa_kernel(SDPBackend.MATH)`.
     """
+    batch, _, length = qkv.shape
     if order == "new":
-        q, k, v = qkv.unflatten(1, (3, heads, -1)).unbind(1)
+        q, k, v = qkv.view(batch, 3, heads, -1, length).unbind(1)
     else:
-        q, k, v = qkv.unflatten(1, (heads, 3, -1)).unbind(2)
+        q, k, v = qkv.view(batch, heads, 3, -1, length).unbind(2)
     return F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT.flatten(1, 2)
 
 

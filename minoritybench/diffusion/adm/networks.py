@@ -102,9 +102,7 @@ class AdmUNet(_Trunk):
                     layers.append(ResidualBlock(config, wide, wide, "up"))
                 self.output_blocks.append(Stage(layers))
                 width = wide
-        self.out = nn.Sequential(
-            Norm(width), nn.SiLU(), zeroed(nn.Conv2d(width, config.out_channels, 3, padding=1))
-        )
+        self.out = nn.Sequential(Norm(width), nn.SiLU(), zeroed(nn.Conv2d(width, config.out_channels, 3, padding=1)))
 
     def _stages(self) -> Iterable[nn.Module]:
         return [*super()._stages(), *self.output_blocks]
