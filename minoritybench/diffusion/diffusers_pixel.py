@@ -54,8 +54,11 @@ class _Files:
 
 
 class DiffusersPixelModel:
-    """A UNet2DModel in `[-1, 1]`, greyscale or RGB, frozen. `weights_sha256` is the digest over the weight file and both
-    configurations. bfloat16 runs under autocast: convolutions, linear layers and attention in it, norms in float32."""
+    """A UNet2DModel in `[-1, 1]`, greyscale or RGB, frozen.
+
+    `weights_sha256` is the digest over the weight file and both configurations. bfloat16 runs under autocast:
+    convolutions, linear layers and attention in it, norms in float32.
+    """
 
     threads: int | None = None
 

@@ -1,9 +1,9 @@
 """ImageNet 256 in two stages: a 64 px model that methods guide, then an upsampler that nothing guides.
 
-Reference: Nichol and Dhariwal 2021, arXiv:2102.09672, and the published recipes of SGMS and Boost-and-Skip. The 64 px
-images are quantised to 8 bits by truncation, as the published code stores them between its two scripts, and brought back
-to [-1, 1]; the upsampler sees them enlarged bilinearly (no antialiasing, corners not aligned) beside x_t, with the same
-labels, in an ancestral chain of 250 steps on its own noise.
+Reference: Dhariwal and Nichol 2021, arXiv:2105.05233, and the published recipes of SGMS and Boost-and-Skip. The 64 px
+images are quantised to 8 bits by truncation, as the published code stores them between its two scripts, and brought
+back to [-1, 1]; the upsampler sees them enlarged bilinearly (no antialiasing, corners not aligned) beside x_t, with the
+same labels, in an ancestral chain of 250 steps on its own noise.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class TrunkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdmConfig(TrunkConfig):
-    """A U-Net: `out_channels` 6 predicts noise and a learned-range variance of RGB; `num_classes` None means it takes no
+    """A U-Net: `out_channels` 6 predicts noise and learned-range variance of RGB; with `num_classes` None it takes no
     labels; `in_channels` 6 takes an enlarged image beside x_t (the upsampler)."""
 
     out_channels: int = 6

@@ -116,9 +116,5 @@ def _published(tensors: Mapping[str, Tensor]) -> str | None:
     """The published networks that these tensors would fit."""
     published: dict[str, AdmConfig | ClassifierConfig] = {name: preset.config for name, preset in UNETS.items()}
     published |= {name: preset.config for name, preset in CLASSIFIERS.items()}
-    fits = [
-        name
-        for name, config in published.items()
-        if misfit(skeleton(config).state_dict(), tensors) is None
-    ]
+    fits = [name for name, config in published.items() if misfit(skeleton(config).state_dict(), tensors) is None]
     return " and ".join(fits) or None
