@@ -112,9 +112,17 @@ def _stages(tensors: Mapping[str, Tensor]) -> int:
     return len({key.split(".")[1] for key in tensors if key.startswith("input_blocks.")})
 
 
+def _starts_like(config: AdmConfig | ClassifierConfig, tensors: Mapping[str, Tensor]) -> bool:
+    return _FIRST in tensors and tensors[_FIRST].shape[:2] == (config.channels, config.in_channels)
+
+
 def _published(tensors: Mapping[str, Tensor]) -> str | None:
     """The published networks that these tensors would fit."""
     published: dict[str, AdmConfig | ClassifierConfig] = {name: preset.config for name, preset in UNETS.items()}
     published |= {name: preset.config for name, preset in CLASSIFIERS.items()}
-    fits = [name for name, config in published.items() if misfit(skeleton(config).state_dict(), tensors) is None]
+    fits = [
+        name
+        for name, config in published.items()
+        if _starts_like(config, tensors) and misfit(skeleton(config).state_dict(), tensors) is None
+    ]
     return " and ".join(fits) or None
