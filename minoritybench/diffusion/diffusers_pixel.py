@@ -100,7 +100,9 @@ def load_diffusers_pixel(
         raise BadInputError(f"--dtype {dtype}: {name} runs in {' or '.join(_DTYPES)}")
     files = _files(name)
     network = _network(name, files)
-    model = DiffusersPixelModel(name, network, read_json(files.scheduler), files.digest(), device, dtype)
+    place = Path(name.removeprefix(_FAMILY))
+    told = f"{_FAMILY}{place.resolve().name}" if place.is_dir() else name  # where a folder lies is local knowledge
+    model = DiffusersPixelModel(told, network, read_json(files.scheduler), files.digest(), device, dtype)
     if compile:
         model._network = torch.compile(model._network)
     return model
@@ -115,7 +117,11 @@ def _network(name: str, files: _Files) -> Any:
 
     with torch.random.fork_rng(devices=[]):  # it draws random weights first
         network, facts = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]
-            files.network, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            files.network,
+            local_files_only=True,
+            use_safetensors=files.weights.suffix == ".safetensors",
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     odd = [f"{what.removesuffix('_keys')} {facts[what][0]}" for what in facts if facts[what]]
     if odd:

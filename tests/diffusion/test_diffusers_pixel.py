@@ -139,6 +139,22 @@ def test_weights_that_do_not_fit_are_refused_not_filled_in(save: Save) -> None:
         load_diffusers_pixel(f"diffusers:{folder}")
 
 
+def test_old_bin_files_with_the_attention_names_of_then_load(save: Save) -> None:
+    folder, x, timestep = save(), _noise(), torch.tensor([5, 500])
+    expected = load_diffusers_pixel(f"diffusers:{folder}").predict(x, timestep, None)
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {}
+    for key, value in load_file(path).items():
+        new = next((key.replace(now, then) for now, then in names.items() if f".{now}." in key), key)
+        tensors[new] = value
+    assert "mid_block.attentions.0.proj_attn.weight" in tensors
+    torch.save(tensors, path.with_suffix(".bin"))
+    path.unlink()
+    found = load_diffusers_pixel(f"diffusers:{folder}").predict(x, timestep, None)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_absent_models_are_told_and_nothing_is_fetched(
     save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,5 +178,5 @@ def test_sample_command_end_to_end(save: Save, tmp_path: Path) -> None:
     assert images[0].shape == (8, 8, 3)
     assert not np.array_equal(*images)
     plan = json.loads((out / "plan.json").read_text())
-    assert plan["generator"]["name"] == f"diffusers:{folder}"
+    assert plan["generator"]["name"] == "diffusers:tiny"
     assert plan["generator_threads"] >= 1
