@@ -57,8 +57,8 @@ class SampleRequest:
 @dataclass(frozen=True)
 class SamplePlan:
     """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images, each of one
-    micro-batch of the model: what a kill can cost. `threads` is the torch thread count of a generator that names none of
-    its own, None where it does."""
+    micro-batch of the model: what a kill can cost. `threads` is the torch thread count of a generator that names none
+    of its own, None where it does."""
 
     out: str
     token: str
