@@ -18,7 +18,7 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import encoder_facts
 from minoritybench.engine import check_engine
 from minoritybench.engine.stage import run_stage
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.features import load_extractor
 from minoritybench.measure_shard import (
     FACTS,
@@ -45,7 +45,7 @@ from minoritybench.records import (
     load_record,
 )
 from minoritybench.references import LoadedReference, load_reference_set
-from minoritybench.registry import code_digests
+from minoritybench.registry import code_digests, entries
 from minoritybench.request_options import build_request, field_names
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sampling import SampleOutcome, draw
@@ -92,8 +92,11 @@ class EvaluateRequest:
             raise BadInputError("give either --method or --samples")
         if self.samples is not None and self.sample.dtype != "float32":
             raise BadInputError(f"--dtype {self.sample.dtype}: samples are measured in float32 only")
-        if self.samples is not None and (self.sample.settings or self.sample.seeds or self.sample.class_conditional):
-            raise BadInputError("--set, --seed and --class-conditional say how to sample; --samples are drawn already")
+        how = (self.sample.settings, self.sample.seeds, self.sample.class_conditional, self.sample.generator)
+        if self.samples is not None and any(how):
+            raise BadInputError(
+                "--set, --seed, --generator and --class-conditional say how to sample; --samples are drawn already"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     """Check a request, load what it names and fix its plan."""
     check_engine(request.sample.engine, request.sample.device)
     benchmark = load_benchmark(request.sample.benchmark)
+    _check_extractors(benchmark)
     facts = _sample_facts(request)
     n = facts["n"] if request.samples is None else facts["samples"]["n"]
     least = benchmark.manifold_k + 2
@@ -163,6 +167,17 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     name = request.sample.method.rpartition(":")[2] or "samples"
     out = request.out or Path("runs") / f"{benchmark.name}-{name}-{digest_of(plan)[:12]}"
     return EvaluateJob(request, benchmark, reference, judges, plan, out)
+
+
+def _check_extractors(benchmark: BenchmarkSpec) -> None:
+    """A benchmark may name feature extractors that are still to come: it can be sampled from, not measured."""
+    known = entries("features")
+    missing = [name for name in dict.fromkeys([*benchmark.features, benchmark.manifold_features]) if name not in known]
+    if missing:
+        raise MissingAssetError(
+            f"benchmark {benchmark.name!r} measures with the features {', '.join(missing)}, which this version does not"
+            " have yet; `minoritybench sample` draws its samples"
+        )
 
 
 def run_job(job: EvaluateJob) -> RunRecord:
@@ -313,7 +328,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
             steps=benchmark.steps if generated else 0,
             seeds=seeds,
             spacing=str(job.plan.get("spacing", "")),
-            class_conditional=job.request.sample.class_conditional,
+            class_conditional=bool(job.plan.get("class_conditional", False)),
         ),
         reference_set=ReferenceRecord(name=reference.recipe.name, sha256=reference.recipe.sha256, n=reference.recipe.n),
         metrics=metric_records(plans, groups, {"minmax_stretch": True} if job.request.minmax_stretch else {}),

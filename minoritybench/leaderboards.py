@@ -14,6 +14,7 @@ from pathlib import Path
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
+from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, current, tables_markdown
 from minoritybench.store import canonical_json, read_json, write_text
@@ -29,13 +30,16 @@ def find_records(results: Path) -> list[Path]:
 
 
 def build(results: Path, out: Path) -> dict[Path, str]:
-    """What every generated file should hold: one board a benchmark, and the tables in the README beside `out`."""
+    """What every generated file should hold: one board a benchmark whose reference set is built, and the tables in the
+    README beside `out`."""
     records = [load_record(path) for path in find_records(results)]
     pages: dict[Path, str] = {}
     readme = out.parent / "README.md"
     text = _readme_text(readme)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
+        if is_recipe_only(reference_folder(benchmark.reference_set)):
+            continue  # nothing can have been measured against it
         pages[out / f"{name}.md"] = board_markdown(benchmark, records)
         text = _between_markers(text, name, tables_markdown(benchmark, records))
     if readme.is_file():

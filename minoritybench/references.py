@@ -70,7 +70,7 @@ def load_reference_set(name: str | Path, root: str | Path | None = None) -> Load
     """A registered reference set, or a folder that `rank-dataset` wrote. `root`: where the images lie now, if not where
     they were ranked. Errors: one that is only a recipe so far exits 4 with the command that builds it."""
     folder = reference_folder(name)
-    if not (folder / RECIPE_FILE).exists() and (folder / PROTOCOL_FILE).is_file():
+    if is_recipe_only(folder):
         unbuilt = load_protocol(folder / PROTOCOL_FILE)
         raise MissingAssetError(
             f"reference set {unbuilt.name!r}: {unbuilt.status}; build it with `{unbuilt.command}`, which leaves it in"
@@ -87,6 +87,11 @@ def load_reference_set(name: str | Path, root: str | Path | None = None) -> Load
     made_from = recipe.dataset
     spec = SourceSpec(made_from["name"], where, made_from.get("split"), made_from.get("limit"))
     return LoadedReference(recipe, members, spec)
+
+
+def is_recipe_only(folder: Path) -> bool:
+    """Whether a reference set's folder says how it will be built, and no more."""
+    return not (folder / RECIPE_FILE).exists() and (folder / PROTOCOL_FILE).is_file()
 
 
 def _check_recipe(recipe: ReferenceSet, path: Path) -> None:

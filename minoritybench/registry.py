@@ -68,7 +68,25 @@ _ENCODERS |= {
 
 _GENERATORS = {
     "digits-ddpm": Entry(f"{_THIS}.diffusion.embedded:load_digits_ddpm", "embedded DDPM, class-conditional or not"),
+    "adm-imagenet256-cascade": Entry(
+        f"{_THIS}.diffusion.adm.cascade:load_cascade",
+        "ADM, ImageNet 64 px class-conditional, then upsampled to 256 px",
+    ),
+    "diffusers:*": Entry(
+        f"{_THIS}.diffusion.diffusers_pixel:load_diffusers_pixel",
+        "any DDPM pixel model of diffusers: diffusers:OWNER/NAME or diffusers:FOLDER",
+    ),
 }
+for _name, _said in {
+    "celeba64": "CelebA 64 px, unconditional",
+    "imagenet64": "ImageNet 64 px, class-conditional",
+    "imagenet256": "ImageNet 256 px, class-conditional",
+    "imagenet256-uncond": "ImageNet 256 px, unconditional",
+    "lsun-bedroom": "LSUN bedrooms 256 px, unconditional",
+    "lsun-cat": "LSUN cats 256 px, unconditional",
+    "lsun-horse": "LSUN horses 256 px, unconditional",
+}.items():
+    _GENERATORS[f"adm-{_name}"] = Entry(f"{_THIS}.diffusion.adm.model:load_adm", f"ADM, {_said}")
 
 _METHODS = {
     "adm": Entry(f"{_THIS}.baselines.adm:Adm", "plain ancestral DDPM sampling"),
@@ -97,18 +115,26 @@ _FEATURES = {
 
 _BENCHMARKS = {
     "digits": Entry(f"{_THIS}.benchmarks:digits.toml", "embedded: 8x8 digits, runs offline on two cores"),
+    "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces; `sample` only so far"),
+    "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade; `sample` only so far"),
+    "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM; `sample` only so far"),
 }
 
 _REFERENCE_SETS = {
     "digits": Entry(f"{_THIS}.reference_sets:digits", "lowest 25 % JEPA-SCORE (digits-jepa) of the training digits"),
 }
 
-for _dataset in ("celeba", "imagenet"):
-    for _encoder in ("dinov2-vits14-reg", "dinov2-vits14"):
-        _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
-            f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
-            f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
-        )
+for _dataset, _encoder in (
+    ("celeba", "dinov2-vits14-reg"),
+    ("celeba", "dinov2-vits14"),
+    ("imagenet", "dinov2-vits14-reg"),
+    ("imagenet", "dinov2-vits14"),
+    ("cifar10", "dinov2-vits14-reg"),
+):
+    _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
+        f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
+        f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
+    )
 
 _TABLES: dict[str, dict[str, Entry]] = {
     "datasets": _DATASETS,

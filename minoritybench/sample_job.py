@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.encoders import load_encoder
 from minoritybench.engine import check_engine
@@ -33,6 +35,7 @@ class SampleRequest:
     settings: tuple[tuple[str, Any], ...] = ()
     class_conditional: bool = False
     guide: str | None = None
+    generator: str | None = None
     batch_size: int | None = None
     device: str = "cpu"
     dtype: str = "float32"
@@ -54,7 +57,8 @@ class SampleRequest:
 @dataclass(frozen=True)
 class SamplePlan:
     """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images, each of one
-    micro-batch of the model: what a kill can cost."""
+    micro-batch of the model: what a kill can cost. `threads` is the torch thread count of a generator that names none
+    of its own, None where it does."""
 
     out: str
     token: str
@@ -62,6 +66,7 @@ class SamplePlan:
     n: int
     seeds: tuple[int, ...]
     shard_size: int
+    threads: int | None
 
     @property
     def blocks(self) -> int:
@@ -84,11 +89,18 @@ class Sampler:
     """Everything opened for one plan."""
 
     benchmark: BenchmarkSpec
+    generator: str
     model: DiffusionModel
     method: ConfiguredMethod
     needs: dict[str, Need]
     guide: str
     spacing: str
+    class_conditional: bool
+
+    @property
+    def threads(self) -> int | None:
+        """The thread count that results depend on, where the generator names none of its own."""
+        return torch.get_num_threads() if self.model.threads is None else None
 
     def facts(self, request: SampleRequest) -> dict[str, Any]:
         """The identity of what is sampled: two requests with equal facts give equal images."""
@@ -104,9 +116,10 @@ class Sampler:
             "guide": None if guide is None else {"name": self.guide, "weights_sha256": guide.sha256},
             "needs": {name: need.sha256 for name, need in sorted(self.needs.items()) if name != ENCODER},
             "spacing": self.spacing,
-            "class_conditional": request.class_conditional,
+            "class_conditional": self.class_conditional,
             "device": request.device,
-            "code": code_digests(request.method, *([] if guide is None else [self.guide])),
+            **({} if self.threads is None else {"generator_threads": self.threads}),
+            "code": code_digests(request.method, self.generator, *([] if guide is None else [self.guide])),
         }
 
 
@@ -116,7 +129,8 @@ def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, 
     n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
     facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
-    return SamplePlan(str(out), digest_of(facts), request, n, seeds, sampler.model.micro_batch), facts
+    shard_size = sampler.model.micro_batch
+    return SamplePlan(str(out), digest_of(facts), request, n, seeds, shard_size, sampler.threads), facts
 
 
 def open_sampler(request: SampleRequest) -> Sampler:
@@ -124,28 +138,34 @@ def open_sampler(request: SampleRequest) -> Sampler:
     benchmark = load_benchmark(request.benchmark)
     check_engine(request.engine, request.device)
     method = configure(request.method, dict(request.settings), benchmark)
-    model = open_generator(benchmark, request)
+    generator = request.generator or benchmark.generator
+    model = open_generator(generator, request)
     if request.class_conditional and model.num_classes is None:
         raise BadInputError(f"--class-conditional: {model.name} is unconditional")
     guide = request.guide or benchmark.guide
-    needs = _open_needs(method, benchmark, model, guide, request)
-    family = getattr(method.instance, "spacing", "")
-    return Sampler(benchmark, model, method, needs, guide, f"{family}{benchmark.steps}")
+    conditional = request.class_conditional or getattr(model, "requires_labels", False)
+    needs = _open_needs(method, benchmark, model, guide, request, conditional)
+    spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
+    return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional)
 
 
-def open_generator(benchmark: BenchmarkSpec, request: SampleRequest) -> DiffusionModel:
-    """The benchmark's generator on the request's device, in its precision."""
-    name = benchmark.generator
+def open_generator(name: str, request: SampleRequest) -> DiffusionModel:
+    """A generator on the request's device, in its precision."""
     with user_code(name):
         model: DiffusionModel = resolve("generators", name)(name, device=request.device, dtype=request.dtype)
     return model
 
 
 def _open_needs(
-    method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, guide: str, request: SampleRequest
+    method: ConfiguredMethod,
+    benchmark: BenchmarkSpec,
+    model: DiffusionModel,
+    guide: str,
+    request: SampleRequest,
+    conditional: bool,
 ) -> dict[str, Need]:
     """Everything the method asks for, checked before the first step."""
-    names = method.needs(request.class_conditional)
+    names = method.needs(conditional)
     needs = open_distances(names, request.device)
     for name in sorted(name for name in names if name.startswith(f"{PREPARED}:")):
         from minoritybench.prepare import open_prepared

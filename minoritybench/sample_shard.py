@@ -41,7 +41,8 @@ def sample_shard(plan: SamplePlan, shard: int) -> None:
     seed, indices = plan.images(shard)
     rows, files = [], []
     folder = Path(plan.out) / f"seed-{seed}"
-    images, labels, passes = sample_images(sampler, plan.request, seed, indices)
+    with torch_threads(plan.threads):
+        images, labels, passes = sample_images(sampler, plan.request, seed, indices)
     for index, pixels, label in zip(indices, images, labels, strict=True):
         data = png_bytes(pixels)
         path = folder / f"{index:05d}.png"
@@ -110,12 +111,17 @@ def _sample_block(
     model = sampler.model
     streams = ImageStreams(seed, block + block[:1] * (size - len(block)))
     labels = None
-    if request.class_conditional and model.num_classes is not None:
+    if sampler.class_conditional and model.num_classes is not None:
         labels = streams.integers(model.num_classes, LABEL_STREAM).to(request.device)
     schedule = make_schedule(model.schedule, sampler.spacing, model.train_steps)
     resources = {name: need.value for name, need in sampler.needs.items()}
     passes: Counter[str]
-    with torch_threads(model.threads), user_code(sampler.method.name), user_code(sampler.guide):
+    with (
+        torch_threads(model.threads),
+        user_code(sampler.generator),
+        user_code(sampler.method.name),
+        user_code(sampler.guide),
+    ):
         state, passes = run_chain(
             model, schedule, sampler.method.instance, streams, labels, resources=resources, device=request.device
         )

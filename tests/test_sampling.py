@@ -107,7 +107,7 @@ def test_pixels_are_rounded_and_clamped() -> None:
         ({"n": 0}, "at least 1"),
         ({"dtype": "bfloat16"}, "float32 only"),
         ({"guide": "digits-jepaa"}, "did you mean"),
-        ({"benchmark": "celeba64"}, "unknown benchmark"),
+        ({"benchmark": "celeba65"}, "unknown benchmark"),
     ],
 )
 def test_bad_requests_are_one_line(options: dict, message: str, tmp_path: Path) -> None:

@@ -177,6 +177,12 @@ sampling_options = _stacked(
     ),
     click.option("--class-conditional", is_flag=True, help="Condition on labels drawn for each image."),
     click.option(
+        "--generator",
+        type=Registered("generators"),
+        default=None,
+        help="See `minoritybench list generators`. Default: the benchmark's.",
+    ),
+    click.option(
         "--guide", type=Registered("encoders"), default=None, help="Encoder that guides. Default: the benchmark's."
     ),
 )

@@ -25,6 +25,8 @@ class DiffusionModel(Protocol):
     micro_batch: int
     threads: int | None
 
+    # Optional: `requires_labels`, True for a class-conditional network that has no unconditional mode: labels are then
+    # drawn whether or not the run asks for them.
     # Optional: `finish(images, labels, streams, passes) -> images`, a second stage that no method guides: decoded
     # images `[0, 1]` `(B, 3, h, w)` to the final ones `(B, 3, H, W)`, such as a super-resolution chain.
 

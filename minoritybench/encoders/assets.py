@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from minoritybench.assets import cache_folder
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.store import sha256_file
-
-CACHE_VARIABLE = "MINORITYBENCH_CACHE"
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,6 @@ class WeightFile:
     file: str
     size: str
     sha256: str | None = None
-
-
-def cache_folder() -> Path:
-    """`$MINORITYBENCH_CACHE`, else `~/.cache/minoritybench`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "minoritybench")
 
 
 def place_of(encoder: str, weights: WeightFile) -> Path:

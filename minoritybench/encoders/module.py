@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minoritybench.assets import misfit, read_tensors
 from minoritybench.data.resize import resize
 from minoritybench.errors import BadInputError
 from minoritybench.store import sha256_file
@@ -107,34 +108,12 @@ def load_tensors(
 
     A file that does not fit is one line naming it and the first differing keys; nothing is unpickled.
     """
-    tensors = rename(_read(path, name))
-    expected = module.state_dict()
-    missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    shapes = [key for key in expected if key in tensors and expected[key].shape != tensors[key].shape]
-    if missing or extra or shapes:
-        parts = [("lacks", missing), ("has unknown", extra), ("has other shapes at", shapes)]
-        told = "; ".join(f"{what} {', '.join(keys[:3])}" for what, keys in parts if keys)
-        raise BadInputError(f"{path} does not hold the weights of {name}: it {told}")
+    tensors = rename(read_tensors(path, name))
+    fault = misfit(module.state_dict(), tensors)
+    if fault is not None:
+        raise BadInputError(f"{path} does not hold the weights of {name}: it {fault}")
     module.load_state_dict({key: value.float() for key, value in tensors.items()})
     return sha256_file(path)
-
-
-def _read(path: Path, name: str) -> dict[str, Tensor]:
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInputError(f"{path} cannot be read as weights of {name}: {reason}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise BadInputError(f"{path} is not a plain state dict; {name} needs one tensor a key")
-    return loaded
 
 
 def randomise(module: nn.Module, seed: int = RANDOM_SEED) -> None:

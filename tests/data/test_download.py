@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 from torchvision import datasets
 
+from minoritybench.assets import CACHE_VARIABLE
 from minoritybench.cli.rank import command as rank
 from minoritybench.data.download import fetch
 from minoritybench.data.source import SourceSpec, open_source
-from minoritybench.encoders.assets import CACHE_VARIABLE
 from minoritybench.errors import MissingAssetError
 
 

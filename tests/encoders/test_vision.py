@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import minoritybench
+from minoritybench.assets import CACHE_VARIABLE
 from minoritybench.data.resize import resize
 from minoritybench.encoders import vision
-from minoritybench.encoders.assets import CACHE_VARIABLE
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.scoring import exact_scores
 
