@@ -51,12 +51,12 @@ _BATCH = 64
 @dataclass(frozen=True)
 class Sehwag(TrainingRecipe, Method):
     """`variant` `conditional` the original, `ood` away from the data, `auto` the former where images are sampled by
-    class; `alpha` weighs the low-density gradient, `beta` the fidelity gradient; `hardness` its form, `temperature` that
-    of the contrastive one; `normalise` of either gradient; `scale` of the `ood` gradient; `schedule` scales the shift by
-    the transition variance or not at all; `negatives` the dataset (a name or a folder) that is out of distribution;
-    `generated` how many samples of the generator the fidelity classifier sees (0: as many as real images); `bands` of
-    noise with class Gaussians of their own, each fitted to `fitted` noised images. The rest is the classifiers'
-    training."""
+    class; `alpha` weighs the low-density gradient, `beta` the fidelity gradient; `hardness` is the former's form,
+    `temperature` that of the contrastive one; `normalise` scales either gradient; `scale` weighs the `ood` gradient;
+    `schedule` scales the shift by the transition variance or not at all; `negatives` is the dataset (a name or a
+    folder) out of distribution; `generated` how many samples of the generator the fidelity classifier sees (0: as many
+    as real images); `bands` of noise have class Gaussians of their own, each fitted to `fitted` noised images. The rest
+    is the classifiers' training."""
 
     variant: Literal["auto", "conditional", "ood"] = "auto"
     alpha: float = 0.5
@@ -98,10 +98,7 @@ class Sehwag(TrainingRecipe, Method):
 
     def correct(self, step: StepContext) -> Tensor | None:
         """`Sigma (alpha g_low + beta g_real)`, or `scale Sigma grad -log p(in | x_t, timestep)`."""
-        if self._by_class(step.labels is not None):
-            shift = self._shift_by_class(step)
-        else:
-            shift = self._shift_out(step)
+        shift = self._shift_by_class(step) if self._by_class(step.labels is not None) else self._shift_out(step)
         return None if shift is None else (step.variance if self.schedule == "variance" else 1.0) * shift
 
     def prepare(self, part: str, kit: Kit) -> Prepared:

@@ -1,4 +1,4 @@
-"""Classifiers of noised images `(x_t, timestep)`: the networks, by the architecture that a benchmark's size calls for."""
+"""Classifiers of noised images `(x_t, timestep)`: the networks, by the architecture that a size calls for."""
 
 from __future__ import annotations
 

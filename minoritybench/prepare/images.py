@@ -1,8 +1,7 @@
-"""A dataset brought once to a generator's shape and kept as 8-bit arrays, so that training can draw from it at random."""
+"""A dataset brought once to a generator's shape and kept as 8-bit arrays, for training to draw from at random."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from minoritybench.data.resize import resize
 from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
 from minoritybench.errors import BadInputError
 from minoritybench.rank_shard import as_unit_tensor
-from minoritybench.sampling import SAMPLES_FILE
-from minoritybench.store import Receipts, atomic_path
+from minoritybench.store import Receipts, atomic_path, digest_of
 
 SHARD_SIZE = 1024
 FACTS = frozenset({"kept", "failed"})
@@ -45,11 +43,12 @@ class ImagesPlan:
 @dataclass(frozen=True)
 class ImageStore:
     """Images of one or more sources in order: `files` of uint8 `(n, C, H, W)` with `sizes` n, and `labels` int64 `(N,)`
-    where the sources have classes."""
+    where the sources have classes. `token` stands for the content."""
 
     files: tuple[Path, ...]
     sizes: tuple[int, ...]
     labels: NDArray[np.int64] | None
+    token: str
 
     def __len__(self) -> int:
         return sum(self.sizes)
@@ -71,7 +70,9 @@ class ImageStore:
 
     def joined(self, other: ImageStore) -> ImageStore:
         """This store's images, then the other's; without labels, for their classes need not agree."""
-        return ImageStore(self.files + other.files, self.sizes + other.sizes, None)
+        return ImageStore(
+            self.files + other.files, self.sizes + other.sizes, None, digest_of([self.token, other.token])
+        )
 
 
 def image_shard(plan: ImagesPlan, shard: int) -> None:
@@ -117,20 +118,15 @@ def open_store(plan: ImagesPlan, facts: Sequence[dict[str, Any]]) -> ImageStore:
     labels = class_labels(_opened(plan.source, plan.token))
     sizes = tuple(len(fact["kept"]) for fact in facts)
     files = tuple(plan.file(shard) for shard in range(len(facts)))
-    return ImageStore(files, sizes, None if labels is None else labels[kept])
+    return ImageStore(files, sizes, None if labels is None else labels[kept], plan.token)
 
 
 def class_labels(source: ImageSource) -> NDArray[np.int64] | None:
-    """Class numbers of a source's images: its own `labels`, those that sampling noted, else one class a first folder
-    of the ids, in ascending order (ImageNet's); None where there are none."""
+    """Class numbers of a source's images: its own `labels`, else one class a first folder of the ids, in ascending
+    order (ImageNet's); None where there are none."""
     own = getattr(source, "labels", None)
     if own is not None:
         return np.asarray(own, dtype=np.int64)
-    manifest = Path(source.spec.root or "") / SAMPLES_FILE
-    if source.spec.name == "folder" and manifest.is_file():
-        by_file = {row["file"]: row["label"] for row in json.loads(manifest.read_text("utf-8"))}
-        noted = [by_file.get(id_) for id_ in source.ids]
-        return None if None in noted else np.array(noted, dtype=np.int64)
     folders = [id_.partition("/")[0] if "/" in id_ else None for id_ in source.ids]
     if None in folders or len(set(folders)) < 2:
         return None

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from minoritybench.data.catalogue import known
 from minoritybench.data.source import SourceSpec, open_source, spec_from_argument
+from minoritybench.diffusion.loop import run_chain
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import Schedule, Table, make_schedule
+from minoritybench.diffusion.step import Method
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.methods import ConfiguredMethod, configure
@@ -29,15 +31,16 @@ from minoritybench.perceptual import Distance, open_distance
 from minoritybench.prepare.artefact import PREPARE_SEED, Prepared
 from minoritybench.prepare.classifier import ARCHITECTURES, ClassifierConfig, NoisyClassifier, architecture_for
 from minoritybench.prepare.figures import held_out_figures
-from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, image_shard, open_store
 from minoritybench.prepare.images import FACTS as IMAGE_FACTS
+from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, image_shard, open_store
 from minoritybench.prepare.training import Task, TrainingRecipe, noised, train
 from minoritybench.records import load_benchmark
 from minoritybench.registry import user_code
 from minoritybench.rng import ImageStreams, derived_seed
-from minoritybench.sampling import SampleRequest, open_generator, sample
+from minoritybench.sampling import LABEL_STREAM, SampleRequest, open_generator
 from minoritybench.store import Receipts, atomic_path, digest_of
 
+GENERATED_SHARD = 128
 GENERATED_SEED = 900
 """No benchmark samples with it, and no setting was chosen on it."""
 _GENERATED = "generated"
@@ -108,25 +111,19 @@ class Kit:
 
     def generated(self, count: int, class_conditional: bool) -> ImageStore:
         """Images that the benchmark's generator draws by plain ancestral sampling."""
-        out = self._folder / _GENERATED
-        sample(
-            "adm",
-            out,
-            benchmark=self._plan.benchmark,
-            n=count,
-            seeds=(GENERATED_SEED,),
-            class_conditional=class_conditional,
-            device=self._plan.device,
-            workers=self._plan.workers,
-            engine=self._plan.engine,
-        )
-        return self._store(_GENERATED, SourceSpec("folder", str(out.resolve())))
+        plan = GeneratedPlan(self._plan, count, class_conditional)
+        receipts = Receipts(self._folder, _GENERATED, plan.token, IMAGE_FACTS)
+        label = f"{self._plan.part}: sampling"
+        facts = self._run(generate_shard, plan, -(-count // GENERATED_SHARD), receipts, label)
+        self._tell_images(_GENERATED, self._model.name, count)
+        files = tuple(plan.file(shard) for shard in range(len(facts)))
+        return ImageStore(files, tuple(len(fact["kept"]) for fact in facts), None, plan.token)
 
     def per_image(self, value: Value, store: ImageStore) -> NDArray[np.float64]:
         """A value for each image, float64 `(N,)`: `value` is a method of the sampling method, called in fixed
         micro-batches, without gradients, on as many workers as there are."""
         stage = f"{_VALUES}-{value.__name__}"
-        plan = ValuesPlan(self._plan, value.__name__, store, digest_of([self._plan.token, stage]))
+        plan = ValuesPlan(self._plan, value.__name__, store, digest_of([self._plan.token, store.token, stage]))
         receipts = Receipts(self._folder, stage, plan.token, frozenset({"images"}))
         shards = -(-len(store) // SHARD_SIZE)
         self._run(values_shard, plan, shards, receipts, f"{self._plan.part}: {value.__name__.replace('_', ' ')}")
@@ -207,8 +204,12 @@ class Kit:
         receipts = Receipts(self._folder, plan.stage, token, IMAGE_FACTS)
         shards = -(-len(source.ids) // SHARD_SIZE)
         store = open_store(plan, self._run(image_shard, plan, shards, receipts, f"{self._plan.part}: reading {stage}"))
-        self.facts.setdefault("images", {})[stage] = {"dataset": _told(spec), "images": len(store)}
+        self._tell_images(stage, spec.name if spec.name != "folder" else "a folder", len(store))
         return store
+
+    def _tell_images(self, stage: str, origin: str, count: int) -> None:
+        """Note for the metadata where images came from: nothing that differs between machines."""
+        self.facts.setdefault("images", {})[stage] = {"from": origin, "images": count}
 
     def _run(
         self, worker: Callable[[Any, int], None], plan: Any, shards: int, receipts: Receipts, label: str
@@ -223,9 +224,45 @@ def other_spec(dataset: str, root: str | None) -> SourceSpec:
     return spec_from_argument(dataset, None if known(dataset) is None else root, None, None)
 
 
-def _told(spec: SourceSpec) -> str:
-    """What metadata says of a source: nothing that differs between machines."""
-    return _GENERATED if spec.name == "folder" and Path(spec.root or "").name == _GENERATED else spec.name
+@dataclass(frozen=True)
+class GeneratedPlan:
+    """What a worker needs to draw any shard of `count` images."""
+
+    work: WorkPlan
+    count: int
+    class_conditional: bool
+
+    @property
+    def token(self) -> str:
+        """Stands for what is drawn."""
+        return digest_of([self.work.token, _GENERATED, self.count, self.class_conditional, GENERATED_SEED])
+
+    def file(self, shard: int) -> Path:
+        """Where the pixels of a shard lie."""
+        return Path(self.work.work) / "shards" / f"{_GENERATED}-{shard:06d}.npy"
+
+
+def generate_shard(plan: GeneratedPlan, shard: int) -> None:
+    """Draw the images of one shard by plain ancestral sampling at the generator's own size, as 8-bit pixels."""
+    _, model = _opened(plan.work)
+    benchmark = load_benchmark(plan.work.benchmark)
+    schedule = make_schedule(model.schedule, str(benchmark.steps), model.train_steps)
+    indices = list(range(shard * GENERATED_SHARD, min((shard + 1) * GENERATED_SHARD, plan.count)))
+    pixels: list[Tensor] = []
+    for start in range(0, len(indices), model.micro_batch):
+        block = indices[start : start + model.micro_batch]
+        streams = ImageStreams(GENERATED_SEED, block + block[:1] * (model.micro_batch - len(block)))
+        labels = None
+        if plan.class_conditional and model.num_classes is not None:
+            labels = streams.integers(model.num_classes, LABEL_STREAM).to(plan.work.device)
+        with torch_threads(model.threads), torch.no_grad():
+            state, _ = run_chain(model, schedule, Method(), streams, labels, device=plan.work.device)
+        pixels.append(((state[: len(block)].clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+    file = plan.file(shard)
+    with atomic_path(file) as part, part.open("wb") as handle:
+        np.save(handle, torch.cat(pixels).numpy())
+    receipts = Receipts(Path(plan.work.work), _GENERATED, plan.token)
+    receipts.write(shard, [file], {"kept": indices, "failed": []})
 
 
 @dataclass(frozen=True)

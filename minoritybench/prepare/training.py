@@ -23,7 +23,7 @@ from minoritybench.prepare.classifier import ARCHITECTURES, ClassifierConfig, No
 from minoritybench.prepare.images import ImageStore
 from minoritybench.progress import track
 from minoritybench.rng import derived_seed
-from minoritybench.store import atomic_path
+from minoritybench.store import atomic_path, digest_of, sha256_bytes
 
 Augmentation = Literal["crop-flip", "crop", "none"]
 CHECKPOINT = "checkpoint.pt"
@@ -77,6 +77,13 @@ class Task:
     seed: int
     device: str
 
+    @property
+    def token(self) -> str:
+        """Stands for what is learnt and how."""
+        arrays = [None if a is None else sha256_bytes(a.tobytes()) for a in (self.targets, self.labels)]
+        recipe = {name: getattr(self.recipe, name) for name in RECIPE_FIELDS}
+        return digest_of([self.config.as_dict(), self.store.token, arrays, recipe, self.seed])
+
     def split(self) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
         """Indices to train on, a list a target, and those held out: a share of each target, drawn by the seed."""
         train, held = [], []
@@ -118,12 +125,13 @@ def train(task: Task, folder: Path, label: str) -> NoisyClassifier:
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
-    checkpoint = Checkpoint(folder / CHECKPOINT, net, optimiser)
+    checkpoint = Checkpoint(folder / CHECKPOINT, task.token, net, optimiser)
     start = checkpoint.load()
     if start:
         log.info("%s: resuming at step %d of %d", label, start, recipe.iterations)
-    for _ in track(_steps(task, net, optimiser, checkpoint, members, start), total=recipe.iterations, done=start,
-                   label=label):
+    for _ in track(
+        _steps(task, net, optimiser, checkpoint, members, start), total=recipe.iterations, done=start, label=label
+    ):
         pass
     stored = ARCHITECTURES[task.config.architecture].stored
     with torch.no_grad():
@@ -166,19 +174,22 @@ class Checkpoint:
     """Weights and optimiser state after a number of steps, written atomically whenever the time since the last one
     makes the writing a small share of it."""
 
-    def __init__(self, path: Path, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    def __init__(self, path: Path, token: str, net: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self._path = path
+        self._token = token
         self._net = net
         self._optimiser = optimiser
         self._saved_at = perf_counter()
         self._cost = 0.05
 
     def load(self) -> int:
-        """Restore, and return how many steps are done; 0 where there is nothing to restore."""
+        """Restore, and return how many steps are done; 0 where there is nothing to restore, or that of another task."""
         if not self._path.is_file():
             return 0
         try:
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            if state["token"] != self._token:
+                return 0
             self._net.load_state_dict(state["net"])
             self._optimiser.load_state_dict(state["optimiser"])
             return int(state["step"])
@@ -194,16 +205,19 @@ class Checkpoint:
     def save(self, step: int) -> None:
         """Write one now."""
         started = perf_counter()
-        state = {"step": step, "net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
+        state = {
+            "token": self._token,
+            "step": step,
+            "net": self._net.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
         with atomic_path(self._path) as part:
             torch.save(state, part)
         self._saved_at = perf_counter()
         self._cost = max(self._saved_at - started, 0.05)
 
 
-def balanced_indices(
-    members: list[NDArray[np.int64]], count: int, generator: torch.Generator
-) -> NDArray[np.int64]:
+def balanced_indices(members: list[NDArray[np.int64]], count: int, generator: torch.Generator) -> NDArray[np.int64]:
     """`count` images: a target drawn uniformly, then one of its members."""
     targets = torch.randint(len(members), (count,), generator=generator).tolist()
     places = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
