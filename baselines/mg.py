@@ -87,10 +87,23 @@ class Mg(TrainingRecipe, Method):
         classifier = step.resources[f"prepared:{self._part(step.labels is not None)}"]
         level = self._target(step)
 
-        def log_probability(x_t: Tensor) -> Tensor:
-            return F.log_softmax(classifier.logits(step, x_t), dim=1).gather(1, level[:, None])[:, 0]
+        gradient = classifier_gradient(
+            step, lambda x_t: log_probability(classifier.logits(x_t, step.timestep, step.labels), level)
+        )
+        return self.w * step.variance * gradient
 
-        return self.w * step.variance * classifier_gradient(step, log_probability)
+    def objective(self, step: StepContext) -> dict[str, Tensor]:
+        """Of the denoised estimate: log-probability `(B,)` of the level aimed at, as of a clean image, and minority
+        score, with which the levels rise."""
+        classifier = step.resources[f"prepared:{self._part(step.labels is not None)}"]
+        bench = Bench(step.model, str(step.x_t.device))
+        labels = step.labels if self.within_class else None
+        with torch.no_grad():
+            logits = classifier.logits(step.x0_hat, 0, step.labels)
+            return {
+                "log p(level)": log_probability(logits, self._target(step)),
+                "minority score": self._score(bench, step.x0_hat.clamp(-1.0, 1.0), labels, step.streams.indices),
+            }
 
     def prepare(self, part: str, kit: Kit) -> Prepared:
         """Score every image, bin the scores to equal counts, train the classifier of the bins."""
@@ -132,6 +145,11 @@ class Mg(TrainingRecipe, Method):
 
     def _part(self, class_conditional: bool) -> str:
         return "levels-by-class" if class_conditional and self.within_class else "levels"
+
+
+def log_probability(logits: Tensor, level: Tensor) -> Tensor:
+    """Log-probability `(B,)` of one output each: logits `(B, L)`, level int64 `(B,)`."""
+    return F.log_softmax(logits, dim=1).gather(1, level[:, None])[:, 0]
 
 
 def quantile_labels(scores: NDArray[np.float64], levels: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -101,6 +101,21 @@ class Sehwag(TrainingRecipe, Method):
         shift = self._shift_by_class(step) if self._by_class(step.labels is not None) else self._shift_out(step)
         return None if shift is None else (step.variance if self.schedule == "variance" else 1.0) * shift
 
+    def objective(self, step: StepContext) -> dict[str, Tensor]:
+        """Of the denoised estimate, as of a clean image: what each gradient ascends, `(B,)`."""
+        found = {}
+        with torch.no_grad():
+            if not self._by_class(step.labels is not None):
+                logits = step.resources["prepared:ood"].logits(step.x0_hat, 0, None)
+                return {"-log p(in)": -log_second(logits)}
+            if self.alpha != 0:
+                part = step.resources["prepared:hardness"]
+                found[f"hardness ({self.hardness})"] = self.low_density(part, step, step.x0_hat, 0)
+            if self.beta != 0:
+                logits = step.resources["prepared:fidelity"].logits(step.x0_hat, 0, None)
+                found["log p(real)"] = log_second(logits)
+        return found
+
     def prepare(self, part: str, kit: Kit) -> Prepared:
         """Train the classifier of a part."""
         if part == "hardness":
@@ -108,17 +123,14 @@ class Sehwag(TrainingRecipe, Method):
         return self._prepare_fidelity(kit) if part == "fidelity" else self._prepare_ood(kit)
 
     def _shift_by_class(self, step: StepContext) -> Tensor | None:
-        labels = step.labels
-        if labels is None:
-            raise BadInputError("sehwag: variant=conditional takes class labels: sample with --class-conditional")
         shift: Tensor | None = None
         if self.alpha != 0:
             part = step.resources["prepared:hardness"]
-            gradient = classifier_gradient(step, lambda x_t: self.low_density(part, step, x_t, labels))
+            gradient = classifier_gradient(step, lambda x_t: self.low_density(part, step, x_t, step.timestep))
             shift = self.alpha * _NORMALISE[self.normalise](gradient)
         if self.beta != 0:
             real = step.resources["prepared:fidelity"]
-            gradient = classifier_gradient(step, lambda x_t: log_second(real.logits(step, x_t)))
+            gradient = classifier_gradient(step, lambda x_t: log_second(real.logits(x_t, step.timestep, None)))
             fidelity = self.beta * _NORMALISE[self.normalise](gradient)
             shift = fidelity if shift is None else shift + fidelity
         return shift
@@ -127,13 +139,14 @@ class Sehwag(TrainingRecipe, Method):
         if self.scale == 0:
             return None
         part = step.resources["prepared:ood"]
-        return self.scale * classifier_gradient(step, lambda x_t: -log_second(part.logits(step, x_t)))
+        return self.scale * classifier_gradient(step, lambda x_t: -log_second(part.logits(x_t, step.timestep, None)))
 
-    def low_density(self, part: Prepared, step: StepContext, x_t: Tensor, labels: Tensor) -> Tensor:
+    def low_density(self, part: Prepared, step: StepContext, x_t: Tensor, timestep: int) -> Tensor:
         """What the low-density gradient ascends, `(B,)`: the hardness score of x_t under its class's Gaussian, or the
         contrastive loss of its features against the class means."""
-        features = part.features(step, x_t)
-        band = step.timestep * self.bands // step.model.train_steps
+        labels = _required(step.labels)
+        features = part.features(x_t, timestep, labels)
+        band = timestep * self.bands // step.model.train_steps
         mean = part.tensors["mean"][band]
         if self.hardness == "contrastive":
             similarity = F.normalize(features, dim=1) @ F.normalize(mean, dim=1).T
@@ -170,6 +183,12 @@ class Sehwag(TrainingRecipe, Method):
 
     def _by_class(self, class_conditional: bool) -> bool:
         return self.variant == "conditional" or (self.variant == "auto" and class_conditional)
+
+
+def _required(labels: Tensor | None) -> Tensor:
+    if labels is None:
+        raise BadInputError("sehwag: variant=conditional takes class labels: sample with --class-conditional")
+    return labels
 
 
 def log_second(logits: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.step import StepContext
 from minoritybench.encoders.assets import cache_folder
 from minoritybench.errors import BadInputError
-from minoritybench.prepare.classifier import ARCHITECTURES, ClassifierConfig, NoisyClassifier
+from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig
 from minoritybench.store import atomic_path, canonical_json, digest_of
 
 PREPARE_SEED = 0
@@ -81,23 +81,23 @@ class Prepared:
     """A part in use: the frozen `classifier`, further `tensors` of the method, and `facts` about both: the images it
     was prepared from and its figures on held-out ones."""
 
-    classifier: NoisyClassifier
+    classifier: GuideClassifier
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def logits(self, step: StepContext, x_t: Tensor) -> Tensor:
-        """The classifier's logits `(B, outputs)` at a step of the chain, given its original timestep."""
-        logits: Tensor = self.classifier(x_t, step_timesteps(step), step.labels)
+    def logits(self, x_t: Tensor, timestep: int, labels: Tensor | None) -> Tensor:
+        """The classifier's logits `(B, outputs)` of `x_t` `(B, C, H, W)` at an original timestep (0: clean images);
+        `labels` reach only a classifier that is conditioned on classes."""
+        logits: Tensor = self.classifier(x_t, _timesteps(x_t, timestep), labels)
         return logits
 
-    def features(self, step: StepContext, x_t: Tensor) -> Tensor:
-        """The classifier's penultimate activations `(B, d)` at a step of the chain."""
-        return self.classifier.features(x_t, step_timesteps(step), step.labels)
+    def features(self, x_t: Tensor, timestep: int, labels: Tensor | None) -> Tensor:
+        """Its penultimate activations `(B, d)`."""
+        return self.classifier.features(x_t, _timesteps(x_t, timestep), labels)
 
 
-def step_timesteps(step: StepContext) -> Tensor:
-    """The step's original training timestep for each image, int64 `(B,)`."""
-    return torch.full((len(step.x_t),), step.timestep, dtype=torch.int64, device=step.x_t.device)
+def _timesteps(x_t: Tensor, timestep: int) -> Tensor:
+    return torch.full((len(x_t),), timestep, dtype=torch.int64, device=x_t.device)
 
 
 def classifier_gradient(step: StepContext, objective: Callable[[Tensor], Tensor]) -> Tensor:
@@ -149,7 +149,7 @@ def load_prepared(path: Path, identity: Identity, device: str) -> Prepared:
             f"{path} was made for other settings or other generator weights than its name says; remove it"
         )
     config = dict(document["classifier"])
-    classifier = NoisyClassifier(ClassifierConfig(**{**config, "state_shape": tuple(config["state_shape"])}))
+    classifier = GuideClassifier(GuideConfig(**{**config, "state_shape": tuple(config["state_shape"])}))
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict

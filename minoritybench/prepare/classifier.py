@@ -14,23 +14,22 @@ from minoritybench.embedded.models import PIXELS, FilmBlock, sinusoidal
 from minoritybench.errors import BadInputError
 
 _BLAS_WIDTH = 16
-_ADM_LEAST = 64
 
 
-class NoisyNetwork(Protocol):
-    """What an architecture builds: an `nn.Module` with these two methods."""
+class GuideNetwork(Protocol):
+    """What an architecture builds: an `nn.Module` with these two methods. Timesteps are original ones, int64 `(B,)`."""
 
     def features(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         """Penultimate activations `(B, d)`."""
         ...
 
-    def head(self, features: Tensor) -> Tensor:
-        """Logits `(B, outputs)` of features `(B, d)`."""
+    def __call__(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        """Logits `(B, outputs)`."""
         ...
 
 
 @dataclass(frozen=True)
-class ClassifierConfig:
+class GuideConfig:
     """Everything needed to build a classifier again: `state_shape` of one `x_t`, the number of `outputs`, and of the
     `classes` whose label it is given beside the image (None: it is given none)."""
 
@@ -44,28 +43,33 @@ class ClassifierConfig:
         return asdict(self)
 
 
-class NoisyClassifier(nn.Module):
+class GuideClassifier(nn.Module):
     """A classifier of noised images, given the original training timestep."""
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: GuideConfig) -> None:
         super().__init__()
         if config.architecture not in ARCHITECTURES:
             raise BadInputError(f"unknown architecture {config.architecture!r}; known: {', '.join(ARCHITECTURES)}")
         self.config = config
-        self.network: Any = ARCHITECTURES[config.architecture].build(config)
+        self.network: GuideNetwork = ARCHITECTURES[config.architecture].build(config)
 
     def features(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None = None) -> Tensor:
         """Penultimate activations `(B, d)` of `x_t` `(B, C, H, W)` at original timesteps int64 `(B,)`; `labels` int64
         `(B,)` reach only a classifier that is conditioned on classes."""
-        if self.config.classes is not None and labels is None:
-            raise BadInputError("this classifier is conditioned on class labels: sample with --class-conditional")
-        features: Tensor = self.network.features(x_t, timestep, None if self.config.classes is None else labels)
+        features: Tensor = self.network.features(x_t, timestep, self._labels(labels))
         return features
 
     def forward(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits `(B, outputs)`."""
-        logits: Tensor = self.network.head(self.features(x_t, timestep, labels))
+        """Logits `(B, outputs)`; arguments as above."""
+        logits: Tensor = self.network(x_t, timestep, self._labels(labels))
         return logits
+
+    def _labels(self, labels: Tensor | None) -> Tensor | None:
+        if self.config.classes is None:
+            return None
+        if labels is None:
+            raise BadInputError("this classifier is conditioned on class labels: sample with --class-conditional")
+        return labels
 
 
 class FilmMlp(nn.Module):
@@ -80,7 +84,7 @@ class FilmMlp(nn.Module):
     depth = 2
     dim = 32
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: GuideConfig) -> None:
         super().__init__()
         self._outputs = config.outputs
         self.time = nn.Sequential(nn.Linear(64, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding))
@@ -103,9 +107,9 @@ class FilmMlp(nn.Module):
         out: Tensor = F.silu(self.penultimate(self.norm(h)))
         return out
 
-    def head(self, features: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         """`(B, outputs)`."""
-        logits: Tensor = self.out(features)
+        logits: Tensor = self.out(self.features(x_t, timestep, labels))
         return logits[:, : self._outputs]
 
 
@@ -113,7 +117,7 @@ class FilmMlp(nn.Module):
 class Architecture:
     """How a network is built, and the precision in which artefacts keep its weights."""
 
-    build: Callable[[ClassifierConfig], nn.Module]
+    build: Callable[[GuideConfig], Any]
     stored: torch.dtype
 
 

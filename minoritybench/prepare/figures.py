@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minoritybench.prepare.classifier import NoisyClassifier
+from minoritybench.prepare.classifier import GuideClassifier
 from minoritybench.prepare.training import Task, noised
 from minoritybench.rng import derived_seed
 
@@ -17,7 +17,7 @@ _ENOUGH = 2000
 _BATCH = 64
 
 
-def held_out_figures(classifier: NoisyClassifier, task: Task) -> dict[str, Any]:
+def held_out_figures(classifier: GuideClassifier, task: Task) -> dict[str, Any]:
     """Accuracy and mean cross-entropy on the held-out images at four original timesteps, `chance` being the share of
     the commonest answer among them. Small sets are noised several times over."""
     _, held = task.split()
@@ -33,7 +33,7 @@ def held_out_figures(classifier: NoisyClassifier, task: Task) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _at(classifier: NoisyClassifier, task: Task, indices: np.ndarray[Any, Any], timestep: int) -> tuple[float, float]:
+def _at(classifier: GuideClassifier, task: Task, indices: np.ndarray[Any, Any], timestep: int) -> tuple[float, float]:
     """Accuracy and cross-entropy of images noised to one timestep."""
     generator = torch.Generator().manual_seed(derived_seed(task.seed, "figures", timestep))
     right, loss = 0.0, 0.0

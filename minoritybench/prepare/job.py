@@ -28,7 +28,7 @@ from minoritybench.prepare.artefact import (
 from minoritybench.prepare.kit import Kit, WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, user_code
-from minoritybench.sampling import SampleRequest, open_generator
+from minoritybench.sample_job import SampleRequest, open_generator
 from minoritybench.store import digest_of, folder_lock, open_output, sha256_file
 
 log = logging.getLogger(__name__)

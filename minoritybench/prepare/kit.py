@@ -29,7 +29,7 @@ from minoritybench.methods import ConfiguredMethod, configure
 from minoritybench.microbatch import pad_rows, torch_threads
 from minoritybench.perceptual import Distance, open_distance
 from minoritybench.prepare.artefact import PREPARE_SEED, Prepared
-from minoritybench.prepare.classifier import ARCHITECTURES, ClassifierConfig, NoisyClassifier, architecture_for
+from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig, architecture_for
 from minoritybench.prepare.figures import held_out_figures
 from minoritybench.prepare.images import FACTS as IMAGE_FACTS
 from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, image_shard, open_store
@@ -37,7 +37,8 @@ from minoritybench.prepare.training import Task, TrainingRecipe, noised, train
 from minoritybench.records import load_benchmark
 from minoritybench.registry import user_code
 from minoritybench.rng import ImageStreams, derived_seed
-from minoritybench.sampling import LABEL_STREAM, SampleRequest, open_generator
+from minoritybench.sample_job import SampleRequest, open_generator
+from minoritybench.sample_shard import LABEL_STREAM
 from minoritybench.store import Receipts, atomic_path, digest_of
 
 GENERATED_SHARD = 128
@@ -137,14 +138,14 @@ class Kit:
         recipe: TrainingRecipe,
         *,
         labels: NDArray[np.int64] | None = None,
-    ) -> NoisyClassifier:
+    ) -> GuideClassifier:
         """Train a classifier of noised images to tell `targets`; with `labels`, given the class of each image. Its
         figures on held-out images go into `facts`."""
         model = self._model
         shape = tuple(model.state_shape)
         classes = None if labels is None else model.num_classes
         task = Task(
-            ClassifierConfig(architecture_for(shape), shape, outputs, classes),
+            GuideConfig(architecture_for(shape), shape, outputs, classes),
             store,
             targets,
             labels,
@@ -158,14 +159,14 @@ class Kit:
             self.facts["held_out"] = held_out_figures(classifier, task)
         return classifier
 
-    def finished(self, classifier: NoisyClassifier, **tensors: Tensor) -> Prepared:
+    def finished(self, classifier: GuideClassifier, **tensors: Tensor) -> Prepared:
         """The part, its tensors rounded to the precision in which they are stored, with what was noted about it."""
         stored = ARCHITECTURES[classifier.config.architecture].stored
         return Prepared(classifier, {name: value.to(stored) for name, value in tensors.items()}, self.facts)
 
     @torch.no_grad()
     def noised_features(
-        self, classifier: NoisyClassifier, store: ImageStore, band: int, bands: int, count: int
+        self, classifier: GuideClassifier, store: ImageStore, band: int, bands: int, count: int
     ) -> tuple[Tensor, Tensor]:
         """Features `(count, d)` of images drawn at random and noised to timesteps drawn from one of `bands` equal parts
         of the chain, and the images' classes `(count,)`; both on the CPU."""

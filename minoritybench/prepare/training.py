@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from minoritybench.diffusion.schedule import Table
 from minoritybench.errors import BadInputError
-from minoritybench.prepare.classifier import ARCHITECTURES, ClassifierConfig, NoisyClassifier
+from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig
 from minoritybench.prepare.images import ImageStore
 from minoritybench.progress import track
 from minoritybench.rng import derived_seed
@@ -68,7 +68,7 @@ class Task:
     """What is learnt: `targets` int64 `(N,)` of the images in `store`, and `labels`, the class that the classifier is
     given beside the image where `config.classes` says so. `alphas_cumprod` is the generator's whole chain."""
 
-    config: ClassifierConfig
+    config: GuideConfig
     store: ImageStore
     targets: NDArray[np.int64]
     labels: NDArray[np.int64] | None
@@ -114,13 +114,13 @@ def noised(alphas_cumprod: Table, x0: Tensor, timestep: Tensor, generator: torch
     return bar.sqrt().float() * x0 + (1 - bar).sqrt().float() * torch.randn(x0.shape, generator=generator)
 
 
-def train(task: Task, folder: Path, label: str) -> NoisyClassifier:
+def train(task: Task, folder: Path, label: str) -> GuideClassifier:
     """Train to the end, from the checkpoint in `folder` if there is one; frozen, in evaluation mode, its weights
     rounded to the precision in which they are stored."""
     members, _ = task.split()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(task.seed, "weights"))
-        net = NoisyClassifier(task.config).to(task.device)
+        net = GuideClassifier(task.config).to(task.device)
     recipe = task.recipe
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
@@ -142,7 +142,7 @@ def train(task: Task, folder: Path, label: str) -> NoisyClassifier:
 
 def _steps(
     task: Task,
-    net: NoisyClassifier,
+    net: GuideClassifier,
     optimiser: torch.optim.Optimizer,
     checkpoint: Checkpoint,
     members: list[NDArray[np.int64]],
