@@ -145,7 +145,7 @@ class Sehwag(TrainingRecipe, Method):
         """What the low-density gradient ascends, `(B,)`: the hardness score of x_t under its class's Gaussian, or the
         contrastive loss of its features against the class means."""
         labels = _required(step.labels)
-        features = part.features(x_t, timestep, labels)
+        features = part.features(x_t, timestep, None)
         band = timestep * self.bands // step.model.train_steps
         mean = part.tensors["mean"][band]
         if self.hardness == "contrastive":
