@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import Device, output_options
+from minoritybench.cli.options import Device, Registered, benchmark_option, output_options
 
 
 @click.command("prepare", short_help="Build what a method needs.")
-@click.argument("method")
-@click.option("--benchmark", default="digits", show_default=True, help="See `minoritybench list benchmarks`.")
+@click.argument("method", type=Registered("methods"))
+@benchmark_option("See `minoritybench list benchmarks`.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
 )
