@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from minoritybench.cli.options import Device, Registered, benchmark_option, output_options
+from minoritybench.cli.options import Device, Registered, benchmark_option, json_option
 
 
 @click.command("prepare", short_help="Build what a method needs.")
@@ -32,7 +32,9 @@ from minoritybench.cli.options import Device, Registered, benchmark_option, outp
     show_default=True,
     help="Processes, or Ray actors, that read, score and sample; never changes a result.",
 )
-@output_options
+@click.option("--dry-run", is_flag=True, help="Say what is needed and what is there, and stop.")
+@click.option("--force", is_flag=True, help="Build anew what is there; a shipped part stays the one that is used.")
+@json_option
 def command(settings: tuple[str, ...], dry_run: bool, as_json: bool, **options: Any) -> None:
     """Build what METHOD needs before it can sample on a benchmark: minority scores, classifiers of noised images.
 
