@@ -121,11 +121,26 @@ class Architecture:
     stored: torch.dtype
 
 
-ARCHITECTURES: dict[str, Architecture] = {"film-mlp": Architecture(FilmMlp, torch.float16)}
+def _adm_encoder(config: GuideConfig) -> nn.Module:
+    from minoritybench.prepare.adm import AdmGuide
+
+    return AdmGuide(config)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "film-mlp": Architecture(FilmMlp, torch.float16),
+    "adm-encoder": Architecture(_adm_encoder, torch.float32),
+}
+_ADM_SIDES = (64, 128, 256)
 
 
 def architecture_for(state_shape: tuple[int, ...]) -> str:
     """The architecture for states of a shape; one that none fits exits 2."""
     if state_shape == (1, 8, 8):
         return "film-mlp"
-    raise BadInputError(f"no classifier architecture for states of shape {state_shape}; known: (1, 8, 8)")
+    if len(state_shape) == 3 and state_shape[1] == state_shape[2] and state_shape[1] in _ADM_SIDES:
+        return "adm-encoder"
+    raise BadInputError(
+        f"no classifier architecture for states of shape {state_shape}; known: (1, 8, 8) and squares of"
+        f" {', '.join(map(str, _ADM_SIDES))} px"
+    )

@@ -14,6 +14,9 @@ def built(shape: tuple[int, ...], outputs: int, classes: int | None) -> GuideCla
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = GuideClassifier(GuideConfig(architecture_for(shape), shape, outputs, classes)).eval()
+        for parameter in net.parameters():
+            if not parameter.any():  # ADM starts its residual branches at zero: time and class would not matter yet
+                torch.nn.init.normal_(parameter, std=0.02)
     return net
 
 
@@ -26,7 +29,7 @@ def same_step(batch: int, t: int) -> Tensor:
 
 
 @pytest.mark.parametrize("classes", [None, 10])
-@pytest.mark.parametrize(("shape", "dim"), [((1, 8, 8), 32)])
+@pytest.mark.parametrize(("shape", "dim"), [((1, 8, 8), 32), ((3, 64, 64), 512)])
 def test_logits_depend_on_image_time_and_the_class_where_it_is_given(
     shape: tuple[int, ...], dim: int, classes: int | None
 ) -> None:
@@ -43,6 +46,13 @@ def test_logits_depend_on_image_time_and_the_class_where_it_is_given(
     if classes is not None:
         with pytest.raises(BadInputError, match="--class-conditional"):
             net(x, same_step(2, 300))
+
+
+def test_the_adm_encoder_has_the_published_size() -> None:
+    """ADM's 64 px classifier of 1000 classes: 65,438,568 parameters."""
+    with torch.device("meta"):
+        net = GuideClassifier(GuideConfig("adm-encoder", (3, 64, 64), 1000))
+    assert sum(p.numel() for p in net.parameters()) == 65_438_568
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
