@@ -13,6 +13,12 @@ from minoritybench.cli.options import Device, Registered, benchmark_option, json
 @click.argument("method", type=Registered("methods"))
 @benchmark_option("See `minoritybench list benchmarks`.")
 @click.option(
+    "--generator",
+    type=Registered("generators"),
+    default=None,
+    help="See `minoritybench list generators`. Default: the benchmark's.",
+)
+@click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
 )
 @click.option("--class-conditional", is_flag=True, help="What the method needs to sample by class.")

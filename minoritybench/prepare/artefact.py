@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from minoritybench.assets import cache_folder
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.step import StepContext
-from minoritybench.encoders.assets import cache_folder
 from minoritybench.errors import BadInputError
 from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig
 from minoritybench.store import atomic_path, canonical_json, digest_of

@@ -36,11 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PrepareRequest:
-    """What `prepare` was asked for. `root` is where the datasets' files lie; `folder` where the parts go, if not into
-    the cache; `force` builds anew what is there."""
+    """What `prepare` was asked for. `generator` is the benchmark's where None; `root` is where the datasets' files lie;
+    `folder` where the parts go, if not into the cache; `force` builds anew what is there."""
 
     method: str
     benchmark: str = "digits"
+    generator: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     class_conditional: bool = False
     root: str | None = None
@@ -145,6 +146,7 @@ def _build(request: PrepareRequest, job: PartJob, work: Path) -> None:
             request.method,
             request.settings,
             request.benchmark,
+            request.generator or benchmark.generator,
             job.identity.part,
             request.root,
             request.device,
@@ -164,7 +166,8 @@ def _clear(work: Path) -> None:
 
 
 def _generator(request: PrepareRequest, benchmark: BenchmarkSpec) -> DiffusionModel:
-    return open_generator(benchmark, SampleRequest(request.method, request.benchmark, device=request.device))
+    name = request.generator or benchmark.generator
+    return open_generator(name, SampleRequest(request.method, request.benchmark, device=request.device))
 
 
 def part_names(method: ConfiguredMethod, class_conditional: bool) -> list[str]:
@@ -192,14 +195,16 @@ def open_prepared(
     if path is None:
         raise MissingAssetError(
             f"{method.name}: its part {name!r} is not prepared for {benchmark.name} with these settings; run"
-            f" `{prepare_command(name, method, benchmark)}`"
+            f" `{prepare_command(name, method, benchmark, model.name)}`"
         )
     return Need(load_prepared(path, identity, device), sha256_file(path))
 
 
-def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec) -> str:
-    """The command that builds a part with the settings of `method`."""
+def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, generator: str) -> str:
+    """The command that builds a part with the settings of `method` for a generator."""
     words = ["minoritybench", "prepare", method.name, "--benchmark", benchmark.name]
+    if generator != benchmark.generator:
+        words += ["--generator", generator]
     preset = {} if method.preset == DEFAULT_PRESET else {"preset": method.preset}
     asked = {f.name: method.params[f.name] for f in dataclasses.fields(method.instance) if _has_no_default(f)}
     usual = configure(method.name, {**preset, **asked}, benchmark).params

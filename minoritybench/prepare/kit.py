@@ -57,6 +57,7 @@ class WorkPlan:
     method: str
     settings: tuple[tuple[str, Any], ...]
     benchmark: str
+    generator: str
     part: str
     root: str | None
     device: str
@@ -307,4 +308,4 @@ def _opened(plan: WorkPlan) -> tuple[ConfiguredMethod, DiffusionModel]:
     """Method and generator, opened once a process."""
     benchmark = load_benchmark(plan.benchmark)
     request = SampleRequest("adm", plan.benchmark, device=plan.device)
-    return configure(plan.method, dict(plan.settings), benchmark), open_generator(benchmark, request)
+    return configure(plan.method, dict(plan.settings), benchmark), open_generator(plan.generator, request)

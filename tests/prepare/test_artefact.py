@@ -103,9 +103,10 @@ def test_the_command_names_preset_settings_and_classes() -> None:
     benchmark = load_benchmark("digits")
     model = load_digits_ddpm("digits-ddpm")
     method = configure("mg", {"preset": "paper", "n_iter": 2, "distance": "lpips-vgg"}, benchmark)
-    words = prepare_command("levels-by-class", method, benchmark).split()
+    words = prepare_command("levels-by-class", method, benchmark, "digits-ddpm").split()
     assert words[:5] == ["minoritybench", "prepare", "mg", "--benchmark", "digits"]
     assert set(words[5:]) == {"--set", "preset=paper", "n_iter=2", "distance=lpips-vgg", "--class-conditional"}
+    assert "--generator other" in prepare_command("levels", method, benchmark, "other")
     # the command's own settings lead to the very part that is missing
     pairs = dict(word.split("=") for word in words[5:] if "=" in word)
     again = configure("mg", pairs, benchmark)
