@@ -43,6 +43,9 @@ _DATASETS = {
     "cifar100": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-100, 32x32, 100 classes"),
     "mnist": Entry(f"{_THIS}.data.packed:PackedSource", "MNIST, 28x28 handwritten digits"),
     "fashion-mnist": Entry(f"{_THIS}.data.packed:PackedSource", "Fashion-MNIST, 28x28"),
+    "natural-patches": Entry(
+        f"{_THIS}.data.patches:PatchSource", "grey 8x8 patches of two photographs, embedded: what digits are not"
+    ),
     "coco-captions": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "MS-COCO 2014 validation images"),
     "hf:*": Entry(f"{_THIS}.data.hub:open_hub", "any image dataset on the hub: hf:OWNER/NAME[:CONFIG], parquet files"),
 }
@@ -93,6 +96,8 @@ _METHODS = {
     "ddim": Entry(f"{_THIS}.baselines.ddim:Ddim", "deterministic DDIM sampling"),
     "bns": Entry(f"{_THIS}.baselines.bns:BoostAndSkip", "Boost-and-Skip: boosted initial noise, skipped first steps"),
     "sgms": Entry(f"{_THIS}.baselines.sgms:Sgms", "self-guided: ascends the model's reconstruction discrepancy"),
+    "mg": Entry(f"{_THIS}.baselines.mg:Mg", "minority guidance: ascends a classifier's most-minority level"),
+    "sehwag": Entry(f"{_THIS}.baselines.sehwag:Sehwag", "low-density guidance: hardness and fidelity, or out of data"),
     "jepa": Entry(f"{_THIS}.baselines.jepa:Jepa", "JEPA guidance: descends JEPA-SCORE of the denoised estimate"),
 }
 

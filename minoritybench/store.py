@@ -17,12 +17,12 @@ from typing import Any
 from minoritybench.errors import BadInputError
 
 PLAN_FILE = "plan.json"
-PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate", "analyze-scores"})
+PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate", "analyze-scores", "prepare"})
 LOCK_FILE = ".lock"
 _UNFINISHED_PLAN = re.compile(r"\.plan\.json\..*\.part")
 _OUR_NAMES = re.compile(
     r"plan\.json|receipts|shards|samples|measures|seed-\d+|samples\.json|scores\.parquet|reference_set\.json|members\.csv"
-    r"|failures\.csv|gallery\.html|record\.json|per_image\.parquet|sheet\.png|analysis\.json|analysis\.html"
+    r"|failures\.csv|gallery\.html|record\.json|per_image\.parquet|sheet\.png|analysis\.json|analysis\.html|checkpoint\.pt"
 )
 
 

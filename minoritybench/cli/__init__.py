@@ -15,6 +15,7 @@ _COMMANDS = {
     "rank-dataset": ("minoritybench.cli.rank", "Score a dataset by JEPA-SCORE and keep the rarest as a reference set."),
     "evaluate": ("minoritybench.cli.evaluate", "Sample with a method and measure it against a reference set."),
     "sample": ("minoritybench.cli.sample", "Only the sampling stage: PNG files and samples.json."),
+    "prepare": ("minoritybench.cli.prepare", "Build what a method needs before it can sample: scores, classifiers."),
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
     "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
     "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),

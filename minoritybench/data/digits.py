@@ -32,6 +32,11 @@ class DigitsSource:
         """`digits-0042` is image 42 of `load_digits`."""
         return self._data.ids[: self.spec.limit]
 
+    @property
+    def labels(self) -> Sequence[int]:
+        """The digit that each image shows."""
+        return self._data.labels[: self.spec.limit].tolist()
+
     def load(self, index: int) -> LoadedImage:
         """One digit as RGB."""
         grey = self._data.images[index]

@@ -10,3 +10,9 @@ def max_normalised(gradient: Tensor) -> Tensor:
     """Each sample's gradient `(B, ...)` divided by its largest absolute entry; a zero gradient stays zero."""
     peak = gradient.abs().flatten(1).amax(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return gradient / peak.view(-1, *[1] * (gradient.ndim - 1))
+
+
+def l2_normalised(gradient: Tensor) -> Tensor:
+    """Each sample's gradient `(B, ...)` divided by its Euclidean norm; a zero gradient stays zero."""
+    norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return gradient / norm.view(-1, *[1] * (gradient.ndim - 1))
