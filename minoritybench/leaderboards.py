@@ -17,7 +17,7 @@ from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benc
 from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, current, tables_markdown
-from minoritybench.store import canonical_json, read_json, write_text
+from minoritybench.store import canonical_json, pretty_json, read_json, write_text
 
 RECORD_NAME = "record.json"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
@@ -106,12 +106,19 @@ def record_place(record: RunRecord) -> Path:
     return Path(*parts)
 
 
-def add(path: Path, results: Path) -> Path:
-    """Validate a record with its sidecars and copy it to its place; refuse a faulty one or one already there."""
+def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
+    """Validate a record with its sidecars and copy it to its place; refuse a faulty one or one already there.
+
+    `supersedes` is the id, or the start of one, of a filed record of the same benchmark and method that this one takes
+    the place of on the board; it becomes part of the record, whose id therefore changes.
+    """
     faults = record_faults(path)
     if faults:
         raise BadInputError("; ".join(faults))
     record = load_record(path)
+    if supersedes is not None:
+        record = record.model_copy(update={"supersedes": _filed_id(supersedes, results)})
+        record = record.model_copy(update={"id": record.content_id()})
     filed = [(other, load_record(other)) for other in find_records(results)]
     for fault in (fault for own, fault in _supersede_faults([*filed, (path, record)]) if own == path):
         raise BadInputError(f"{path}: {fault}")
@@ -122,11 +129,19 @@ def add(path: Path, results: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=results, prefix=".adding-") as scratch:
         staged = Path(scratch) / "record"
         staged.mkdir()
-        for name in (*[artifact.path for artifact in record.artifacts], path.name):
-            shutil.copyfile(path.parent / name, staged / (RECORD_NAME if name == path.name else name))
+        for artifact in record.artifacts:
+            shutil.copyfile(path.parent / artifact.path, staged / artifact.path)
+        write_text(staged / RECORD_NAME, pretty_json(record.model_dump(mode="json")))
         place.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(place)
     return place
+
+
+def _filed_id(start: str, results: Path) -> str:
+    found = [record.id for record in map(load_record, find_records(results)) if record.id.startswith(start)]
+    if len(found) != 1:
+        raise BadInputError(f"--supersedes {start!r} is the start of {len(found)} filed records' ids, not of one")
+    return found[0]
 
 
 def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tuple[Path, str]]:

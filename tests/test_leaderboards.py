@@ -11,7 +11,7 @@ from forged_records import saved, tamper
 from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
 from minoritybench.records import RunRecord, load_benchmark, load_record
-from minoritybench.report.board import board_markdown
+from minoritybench.report.board import board_markdown, current
 from minoritybench.store import pretty_json
 
 
@@ -81,6 +81,18 @@ def test_adding_twice_or_a_faulty_record_is_refused(boards: Path, small: Path, t
     with pytest.raises(BadInputError, match="edited"):
         leaderboards.add(broken / "record.json", boards / "results")
     assert len(list((boards / "results").rglob("record.json"))) == 1
+
+
+def test_a_record_can_take_the_place_of_a_filed_one(boards: Path, small: Path) -> None:
+    (first,) = leaderboards.find_records(boards / "results")
+    old = load_record(first)
+    place = leaderboards.add(small / "record.json", boards / "results", supersedes=old.id[:12])
+    new = load_record(place / "record.json")
+    assert (new.supersedes, new.id) == (old.id, new.content_id())
+    assert leaderboards.record_faults(place / "record.json", boards / "results") == []
+    assert [record.id for record in current([old, new])] == [new.id]
+    with pytest.raises(BadInputError, match=r"--supersedes 'zz' is the start of 0 filed"):
+        leaderboards.add(small / "record.json", boards / "results", supersedes="zz")
 
 
 def test_best_is_bold_second_underlined_and_other_settings_unranked(small: Path) -> None:

@@ -73,11 +73,12 @@ def check_command(results: Path, out: Path, remeasure: str | None, benchmark: st
 @command.command("add")
 @click.argument("record", type=click.Path(path_type=Path))
 @_results
-def add_command(record: Path, results: Path) -> None:
+@click.option("--supersedes", default=None, metavar="ID", help="The filed record (or the start of its id) it replaces.")
+def add_command(record: Path, results: Path, supersedes: str | None) -> None:
     """Validate RECORD (a record.json with its sidecars beside it) and file it."""
     from minoritybench.leaderboards import add
 
-    click.echo(f"filed in {add(record, results)}; now run: minoritybench leaderboard build")
+    click.echo(f"filed in {add(record, results, supersedes)}; now run: minoritybench leaderboard build")
 
 
 def _remeasure(results: Path, benchmark_name: str, method: str, requested: int | None) -> None:
