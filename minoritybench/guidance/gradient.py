@@ -7,9 +7,9 @@ found first, without a graph; then
     grad sum_i log sigma_i = grad_u sum_i <w_i, J(u) v_i>,   w_i = Q U_i / sigma_i, v_i fixed,
 
 which one reverse-over-reverse pass gives ("dual" form: `g = J^T w` with a graph, then the gradient of `<g, v>`), or
-central differences of `J(u)^T w_i` along v_i, which need no second derivative. Equal to the paper's gradient to rounding
-(the latter: to a few 1e-4 in float32), without storing d rows of graphs. A JVP is never differentiated: through
-`layer_norm` that gradient is silently wrong in PyTorch.
+central differences of `J(u)^T w_i` along v_i, which need no second derivative. Equal to the paper's gradient to
+rounding (the latter: to a few 1e-4 in float32), without storing d rows of graphs. A JVP is never differentiated:
+through `layer_norm` that gradient is silently wrong in PyTorch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minoritybench.encoders.base import Encoder, embed, name_of
 from minoritybench.errors import BadInputError
-from minoritybench.guidance.subspace import RangeFinder
+from minoritybench.guidance.subspace import RangeFinder, derivatives_of
 from minoritybench.scoring.rsvd import Rsvd, TopK
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum
 
@@ -61,13 +61,19 @@ def score_gradient(
     zeros. `floor` is the least singular value under the logarithm.
     """
     finder = RangeFinder(finder) if isinstance(finder, Rsvd) else finder
-    found = finder.find(encoder, prepared, start)  # its graphs are freed here, before the next ones are built
+    known = derivatives_of(encoder, prepared)
+    found = finder.find(encoder, prepared, start, known)  # its graphs are freed here, before the next ones are built
     if not found.sigma.isfinite().all():
         raise BadInputError(
             f"{name_of(encoder)}: its Jacobian is not finite at a guided image; choose gentler guidance (--set)"
         )
     top = found.first(finder.rsvd.k)
-    gradient = (dual_gradient if form == "dual" else difference_gradient)(encoder, prepared, top, floor)
+    if form == "central-difference":
+        gradient = difference_gradient(encoder, prepared, top, floor)
+    elif known is None:
+        gradient = dual_gradient(encoder, prepared, top, floor)
+    else:
+        gradient = known.gradient(*_factors(top, prepared, floor))
     return ScoreGradient(gradient, log_sum(top.sigma), found, rank=top.sigma.shape[1])
 
 
@@ -76,7 +82,7 @@ def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floor: flo
 
     Values at the log floor contribute nothing, as the clamped logarithm has no slope there.
     """
-    w, v = _factors(triplets, prepared, floor)
+    w, v = _copied(*_factors(triplets, prepared, floor), prepared)
     k = triplets.sigma.shape[1]
     copies = prepared.detach().repeat_interleave(k, dim=0).requires_grad_(True)
     with torch.enable_grad():
@@ -94,7 +100,7 @@ def difference_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floo
 
     First derivatives only, and cheaper; `h` is `DIFFERENCE`.
     """
-    w, v = _factors(triplets, prepared, floor)
+    w, v = _copied(*_factors(triplets, prepared, floor), prepared)
     k = triplets.sigma.shape[1]
     centre = prepared.detach().repeat_interleave(k, dim=0)
     both = torch.cat([centre + DIFFERENCE * v, centre - DIFFERENCE * v]).requires_grad_(True)
@@ -106,11 +112,14 @@ def difference_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floo
 
 
 def _factors(triplets: TopK, prepared: Tensor, floor: float) -> tuple[Tensor, Tensor]:
-    """`w` `(B k, d)` and `v` `(B k, ...)`; zeros for values at the floor, whose right vectors are undefined."""
+    """`w` `(B, k, d)` and `v` `(B, k, n)`; zeros for values at the floor, whose right vectors are undefined."""
     sigma = triplets.sigma
-    alive = sigma > floor
-    weight = torch.where(alive, 1.0 / sigma.clamp_min(floor), 0.0)
-    w = (triplets.left * weight.unsqueeze(-1)).to(prepared.dtype).flatten(0, 1)
+    alive = (sigma > floor).unsqueeze(-1)
+    w = torch.where(alive, triplets.left / sigma.clamp_min(floor).unsqueeze(-1), 0.0)
     # 0 * inf would poison the neighbours of an undefined right vector
-    v = torch.where(alive.unsqueeze(-1), triplets.right, 0.0).to(prepared.dtype)
-    return w, v.reshape(-1, *prepared.shape[1:])
+    return w.to(prepared.dtype), torch.where(alive, triplets.right, 0.0).to(prepared.dtype)
+
+
+def _copied(w: Tensor, v: Tensor, prepared: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for k copies of every image: `(B k, d)` and `(B k, ...)`."""
+    return w.flatten(0, 1), v.reshape(-1, *prepared.shape[1:])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, null_basis
+from minoritybench.encoders.base import Encoder, null_basis, require_same_output
 from minoritybench.guidance.products import CopiedGraph, FiniteDifferences, LinearisedProducts
 from minoritybench.scoring.lanczos import Lanczos, lanczos_top_k
 from minoritybench.scoring.rsvd import JacobianProducts, Rsvd, TopK, orthonormal, range_basis, top_k
@@ -17,6 +17,25 @@ from minoritybench.scoring.vit import LinearisedVit
 
 PUBLISHED_DIFFERENCE = 1e-4
 """Step of the published code's finite differences, in normalised pixels."""
+
+
+class Derivatives(JacobianProducts, Protocol):
+    """First and second derivatives of an encoder at given inputs, without automatic differentiation."""
+
+    z: Tensor
+
+    def gradient(self, left: Tensor, right: Tensor) -> Tensor:
+        """`grad_u sum_i <w_i, J(u) v_i>` for `w` `(B, k, d)` and `v` `(B, k, n)`, in the shape of the inputs."""
+        ...
+
+
+def derivatives_of(encoder: Encoder, prepared: Tensor) -> Derivatives | None:
+    """What the encoder itself offers of the kind at `prepared` `(B, ...)`."""
+    offered: Callable[[Tensor], Derivatives | None] | None = getattr(encoder, "derivatives", None)
+    known = None if offered is None else offered(prepared.detach())
+    if known is not None:
+        require_same_output(encoder, prepared.detach(), known.z, "derivatives")
+    return known
 
 
 @dataclass(frozen=True)
@@ -27,19 +46,20 @@ class RangeFinder:
     `finite-difference` takes JVPs, and their order, from the published code.
     """
 
-    rsvd: Rsvd = Rsvd()
+    rsvd: Rsvd
     kind: Literal["rsvd", "lanczos"] = "rsvd"
     products: Literal["exact", "finite-difference"] = "exact"
 
-    def find(self, encoder: Encoder, prepared: Tensor, start: Tensor) -> TopK:
+    def find(self, encoder: Encoder, prepared: Tensor, start: Tensor, known: Derivatives | None = None) -> TopK:
         """The `k + p` largest triplets at `prepared` `(B, ...)`, or fewer where the Jacobian has no room for them.
 
-        `start` `(B, k + p, n)` are tangents: random ones, or right singular vectors found nearby.
+        `start` `(B, k + p, n)` are tangents: random ones, or right singular vectors found nearby. `known` are the
+        derivatives there, if somebody has them; exact products are then theirs.
         """
         if self.products == "finite-difference":
             differences = FiniteDifferences(encoder, prepared, self.rsvd.probes, PUBLISHED_DIFFERENCE)
             return top_k(differences, published_basis(differences, start, self.rsvd.q), self.rsvd.probes)
-        products, z = exact_products(encoder, prepared, self.rsvd.probes)
+        products, z = (known, known.z) if known else exact_products(encoder, prepared, self.rsvd.probes)
         nulls = null_basis(encoder, z)
         if self.kind == "rsvd":
             return top_k(products, range_basis(products, start, self.rsvd.q, nulls), self.rsvd.probes)
@@ -50,7 +70,7 @@ class RangeFinder:
 def exact_products(encoder: Encoder, prepared: Tensor, width: int) -> tuple[JacobianProducts, Tensor]:
     """Products at `prepared` for up to `width` vectors an image, and the encoder's output there.
 
-    By the encoder's hand-linearised form where it has one and that agrees with its output, else by its own graph.
+    By the encoder's hand-linearised form where it has one, else by its own graph.
     """
     offered: Callable[[], LinearisedVit | None] | None = getattr(encoder, "linearised", None)
     linear = None if offered is None else offered()
@@ -58,6 +78,7 @@ def exact_products(encoder: Encoder, prepared: Tensor, width: int) -> tuple[Jaco
         graph = CopiedGraph(encoder, prepared, width)
         return graph, graph.z
     products = LinearisedProducts(linear, prepared)
+    require_same_output(encoder, prepared, products.z, "linearised")
     return products, products.z
 
 

@@ -6,7 +6,6 @@ A block of tangents is `(B, R, N, D)`: R directions at each of N tokens. The con
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from minoritybench.scoring.vit.forward import BlockState, Normed, VitState
