@@ -21,17 +21,13 @@ def draws(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def encoders() -> list[Any]:
-    return [
-        ("digits-ijepa", {}, 8),
-        ("dinov2-vits14", {"weights": "random", "input_size": 28}, 28),
-        ("dinov2-vits14-reg", {"weights": "random", "input_size": 28}, 28),
-    ]
-
-
-@pytest.mark.parametrize(("name", "options", "size"), encoders())
-def test_linearised_and_copied_products_are_those_of_the_jacobian(name: str, options: Any, size: int) -> None:
-    encoder = minoritybench.load_encoder(name, dtype="float64", **options)
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("name", "size"), [("digits-ijepa", 8), ("dinov2-vits14", 42), ("dinov2-vits14-reg", 42), ("dinov2-vitg14", 42)]
+)
+def test_linearised_and_copied_products_are_those_of_the_jacobian(name: str, size: int) -> None:
+    random: Any = {} if size == 8 else {"weights": "random", "input_size": size}
+    encoder = minoritybench.load_encoder(name, dtype="float64", **random)
     prepared = encoder.prepare(draws(2, 3, size, size).sigmoid())
     rows = JacobianGraph(encoder, prepared).rows()
     w, v = draws(2, 3, encoder.dim, seed=1), draws(2, 3, rows.shape[2], seed=2)
@@ -39,15 +35,6 @@ def test_linearised_and_copied_products_are_those_of_the_jacobian(name: str, opt
         assert torch.allclose(products.vjp(w), w @ rows, atol=1e-12 * float(rows.norm()))
         assert torch.allclose(products.jvp(v), v @ rows.transpose(1, 2), atol=1e-12 * float(rows.norm()))
         assert torch.allclose(products.z, encoder(prepared), atol=1e-10)
-
-
-def test_swiglu_tangents_are_those_of_the_jacobian() -> None:
-    encoder = minoritybench.load_encoder("dinov2-vitg14", weights="random", input_size=14)
-    prepared = encoder.prepare(draws(1, 3, 14, 14).sigmoid().float())
-    v = draws(1, 2, prepared.numel(), seed=2).float()
-    exact = JacobianGraph(encoder, prepared).jvp(v)
-    found = LinearisedProducts(encoder.linearised(), prepared).jvp(v)
-    assert (found - exact).norm() < 1e-4 * exact.norm()
 
 
 @pytest.mark.parametrize("name", ["digits-jepa", "digits-vicreg"])
@@ -93,11 +80,12 @@ def test_central_differences_give_the_dual_gradient() -> None:
     assert (difference_gradient(encoder, prepared, top) - dual).norm() < 1e-3 * dual.norm()
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("kind", ["rsvd", "lanczos"])
 def test_an_image_does_not_feel_its_neighbours_on_two_threads(kind: Any) -> None:
     """An encoder without a pinned thread count: the same micro-batch size, another neighbour."""
-    encoder = minoritybench.load_encoder("dinov2-vits14", weights="random", input_size=28)
-    prepared = encoder.prepare(draws(3, 3, 28, 28).sigmoid().float())
+    encoder = minoritybench.load_encoder("dinov2-vits14", weights="random", input_size=42)
+    prepared = encoder.prepare(draws(3, 3, 42, 42).sigmoid().float())
     start = draws(3, 5, prepared[0].numel(), seed=1).float()
     before = torch.get_num_threads()
     try:
