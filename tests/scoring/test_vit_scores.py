@@ -82,7 +82,7 @@ def test_a_changed_output_with_the_old_linearised_form_is_refused(digits: Tensor
             return 2 * super().__call__(prepared)
 
     encoder = Doubled("digits-ijepa")
-    with pytest.raises(BadInputError, match="not the linearised form"):
+    with pytest.raises(BadInputError, match=r"linearised\(\) is not that of its __call__"):
         exact_scores(encoder, encoder.prepare(digits[:1]))
 
 
