@@ -13,8 +13,7 @@ from torch import Tensor
 from minoritybench.encoders.base import Encoder, embed
 from minoritybench.scoring.jacobian import JacobianGraph
 from minoritybench.scoring.vit import LinearisedVit
-from minoritybench.scoring.vit.backward import pull_back
-from minoritybench.scoring.vit.tangent import push_forward
+from minoritybench.scoring.vit.tangent import pull_few, push_forward
 
 
 class CopiedGraph:
@@ -60,12 +59,10 @@ class LinearisedProducts:
     def vjp(self, vectors: Tensor) -> Tensor:
         """`J^T w` for `(B, l, d)` cotangents: `(B, l, n)`."""
         batch, count = vectors.shape[:2]
-        tokens = self._state.norm.x_hat.shape[1]
-        out = vectors.new_empty(batch, tokens, count, self.dim)
         with torch.no_grad():
-            pull_back(self._weights, self._state, vectors, out)
+            tokens = pull_few(self._weights, self._state, vectors)
         copies, embedded = self._embedded(count)
-        (pulled,) = torch.autograd.grad(embedded, copies, out.transpose(1, 2).flatten(0, 1))
+        (pulled,) = torch.autograd.grad(embedded, copies, tokens.flatten(0, 1))
         return pulled.view(batch, count, -1)
 
     def jvp(self, vectors: Tensor) -> Tensor:

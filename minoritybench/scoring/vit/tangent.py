@@ -1,12 +1,16 @@
-"""Tangents pushed forward through a linearised vision transformer: `J v`, the counterpart of `pull_back`.
+"""Few vectors through a linearised vision transformer: `J v` (tangents pushed forward) and `J^T w` (pulled back).
 
-A block of tangents is `(B, R, N, D)`: R directions at each of N tokens. The constants are those of
-`minoritybench.scoring.vit.forward`; nothing is approximate but the arithmetic.
+A block of vectors is `(B, R, N, D)`: R of them at each of N tokens. The constants are those of
+`minoritybench.scoring.vit.forward`; nothing is approximate but the arithmetic. `pull_back` of
+`minoritybench.scoring.vit.backward` first forms matrices that pay off over all d rows of a Jacobian; for few vectors
+that preparation would cost ten times the products.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from minoritybench.scoring.vit.forward import BlockState, Normed, VitState
 from minoritybench.scoring.vit.weights import VitBlock, VitWeights
@@ -23,6 +27,17 @@ def push_forward(weights: VitWeights, state: VitState, tangents: Tensor) -> Tens
     moved = _normed(state.norm, rows)
     pooled = moved[:, :, 0] if weights.pool == "first" else moved.mean(dim=2)
     return pooled * weights.norm_weight
+
+
+def pull_few(weights: VitWeights, state: VitState, cotangents: Tensor) -> Tensor:
+    """Cotangents `(B, R, N, D)` of all embedded tokens for output cotangents `(B, R, d)`: the transpose."""
+    count = state.norm.x_hat.shape[1]
+    scaled = (cotangents * weights.norm_weight).unsqueeze(2)
+    rows = _normed(state.norm, scaled if weights.pool == "first" else (scaled / count).expand(-1, -1, count, -1))
+    for block, block_state in zip(reversed(weights.blocks), reversed(state.blocks), strict=True):
+        rows = rows + _mlp_back(block, block_state, rows)
+        rows = pad(rows, (0, 0, 0, count - rows.shape[2])) + _attention_back(block, block_state, rows)
+    return rows
 
 
 def _attention(block: VitBlock, state: BlockState, rows: Tensor, queries: int) -> Tensor:
@@ -49,6 +64,37 @@ def _mlp(block: VitBlock, state: BlockState, rows: Tensor) -> Tensor:
         gate, value = hidden.chunk(2, dim=-1)
         hidden = gate + value
     return hidden @ block.down.T
+
+
+def _attention_back(block: VitBlock, state: BlockState, rows: Tensor) -> Tensor:
+    """Transpose of `_attention`, from the first tokens, as many as `rows` has, to all."""
+    queries, count = rows.shape[2], state.keys.shape[2]
+    mixed = (rows @ block.out).view(*rows.shape[:3], block.heads, -1).permute(0, 3, 1, 2, 4)  # (B, heads, R, N, w)
+    attention = state.attention[:, :, :queries].unsqueeze(2)
+    pull = mixed @ state.values.unsqueeze(2).transpose(-2, -1)
+    along = (mixed * state.mixed[:, :, :queries].unsqueeze(2)).sum(dim=-1, keepdim=True)
+    scores = attention * (pull - along)
+    query = pad(scores @ state.keys.unsqueeze(2), (0, 0, 0, count - queries))
+    key = scores.transpose(-2, -1) @ state.queries[:, :, :queries].unsqueeze(2)
+    value = attention.transpose(-2, -1) @ mixed
+    parts = torch.stack([query, key, value]).permute(1, 3, 4, 0, 2, 5).flatten(3)  # (B, R, N, 3A)
+    return _behind_norm_back(state.norm1, state.qkv_x_hat, block.qkv, parts)
+
+
+def _mlp_back(block: VitBlock, state: BlockState, rows: Tensor) -> Tensor:
+    """Transpose of `_mlp`."""
+    count = rows.shape[2]
+    norm = Normed(state.norm2.x_hat[:, :count], state.norm2.rstd[:, :count])
+    hidden = rows @ block.down
+    hidden = torch.cat([hidden, hidden], dim=-1) if block.activation == "swiglu" else hidden
+    hidden = hidden * state.slopes[:, :count].unsqueeze(1)
+    return _behind_norm_back(norm, state.up_x_hat[:, :count], block.up, hidden)
+
+
+def _behind_norm_back(norm: Normed, at_x_hat: Tensor, matrix: Tensor, rows: Tensor) -> Tensor:
+    """Transpose of `_behind_norm`."""
+    along = (rows * at_x_hat.unsqueeze(1)).sum(dim=-1, keepdim=True) / norm.x_hat.shape[2]
+    return (rows @ matrix - along * norm.x_hat.unsqueeze(1)) * norm.rstd.unsqueeze(1)
 
 
 def _behind_norm(norm: Normed, at_x_hat: Tensor, matrix: Tensor, rows: Tensor) -> Tensor:
