@@ -89,7 +89,9 @@ def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floor: flo
     copies = prepared.detach().repeat_interleave(k, dim=0)
     # Few large copies at a time: second-order graphs are the peak of memory, and past the caches no faster together.
     step = max(1, _ELEMENTS_AT_ONCE // prepared[0].numel()) if prepared.device.type == "cpu" else len(copies)
-    parts = [_second_order(encoder, *part) for part in zip(*(x.split(step) for x in (copies, w, v)), strict=True)]
+    parts = [
+        _second_order(encoder, *part) for part in zip(*(torch.split(x, step) for x in (copies, w, v)), strict=True)
+    ]
     return torch.cat(parts).reshape(-1, k, *prepared.shape[1:]).sum(dim=1)
 
 
