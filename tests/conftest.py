@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 import minoritybench
 from minoritybench import leaderboards
 from minoritybench.embedded.data import load_split
+from minoritybench.encoders import vision
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -55,3 +57,11 @@ def boards(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     ask_for_few(monkeypatch)
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path / "leaderboards"
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DINOv2 and I-JEPA of width 64 and depth 3."""
+    size = vision.VitSize(64, 3, 4)
+    monkeypatch.setattr(vision, "DINOV2_SIZES", {"vits14": size, "vitg14": dataclasses.replace(size, swiglu=True)})
+    monkeypatch.setattr(vision, "IJEPA_VITH14", size)

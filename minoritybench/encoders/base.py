@@ -27,7 +27,8 @@ class Encoder(Protocol):
     `preprocess: str` (a preset name), `weights_sha256: str | None`, `micro_batch: int` (fixed rows a network call),
     `threads: int | None` (torch threads that its results belong to), `null_directions(z)`, the structural left null
     directions of the Jacobian at an output, `(B, d) -> (B, d, m)`, not necessarily orthonormal, and `linearised()`, a
-    `minoritybench.scoring.vit.LinearisedVit` of the same network, or None, by which exact scores are cheaper.
+    `minoritybench.scoring.vit.LinearisedVit` of the same network, or None, by which exact scores are cheaper; and
+    `derivatives(prepared)`, a `minoritybench.guidance.subspace.Derivatives` there or None, by which guidance is.
     """
 
     def prepare(self, images: Tensor) -> Tensor:
@@ -70,6 +71,17 @@ def embed(encoder: Encoder, prepared: Tensor) -> Tensor:
     """Embeddings `(B, d)` through attention kernels that have a second derivative: the fused ones have none."""
     with sdpa_kernel(SDPBackend.MATH):
         return encoder(prepared)
+
+
+def require_same_output(encoder: Encoder, prepared: Tensor, z: Tensor, offer: str) -> None:
+    """A subclass that changes the encoder's output but keeps what was written out by hand for another network (the
+    method named `offer`, whose output at `prepared` is `z`) would get that network's derivatives."""
+    with torch.no_grad():
+        own = encoder(prepared)
+    if own.shape != z.shape or not torch.allclose(
+        own, z, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True
+    ):
+        raise BadInputError(f"{name_of(encoder)}.{offer}() is not that of its __call__; let it return None")
 
 
 def _count(encoder: Encoder, attribute: str) -> int | None:

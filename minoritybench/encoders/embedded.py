@@ -16,6 +16,7 @@ from minoritybench.errors import MissingAssetError
 from minoritybench.store import sha256_file
 
 if TYPE_CHECKING:
+    from minoritybench.scoring.mlp import LinearisedMlp, MlpProducts
     from minoritybench.scoring.vit import LinearisedVit
 
 RANDOM_SEED = 0
@@ -81,3 +82,15 @@ class DigitsEncoder:
         from minoritybench.scoring.vit.adapters import linearised_digits
 
         return linearised_digits(self.module) if isinstance(self.module, IJepaViT) else None
+
+    def derivatives(self, prepared: Tensor) -> MlpProducts | None:
+        """The MLPs' Jacobians at prepared inputs, written out by hand; the ViT has none."""
+        return None if self._mlp is None else self._mlp.at(prepared)
+
+    @cached_property
+    def _mlp(self) -> LinearisedMlp | None:
+        from minoritybench.scoring.mlp import LinearisedMlp
+
+        if isinstance(self.module, SphereMLP | VicregMLP):
+            return LinearisedMlp.of(self.module.net, unit=isinstance(self.module, SphereMLP))
+        return None

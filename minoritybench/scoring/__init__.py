@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, null_basis, threads_of
+from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, null_basis, require_same_output, threads_of
 from minoritybench.errors import BadInputError
 from minoritybench.microbatch import pad_rows, torch_threads
 from minoritybench.rng import ImageStreams
@@ -143,25 +143,13 @@ def _linearised_scores(
     The number of images was chosen to bound memory, so there is no smaller portion to fall back to.
     """
     state = linear.at(padded)
-    _require_same_output(encoder, padded, state.z)
+    require_same_output(encoder, padded, state.z, "linearised")
     return linear.scores(state, null_basis(encoder, state.z), real, rows_dtype)
 
 
 def _linearised(encoder: Encoder) -> LinearisedVit | None:
     offered: Callable[[], LinearisedVit | None] | None = getattr(encoder, "linearised", None)
     return None if offered is None else offered()
-
-
-def _require_same_output(encoder: Encoder, prepared: Tensor, z: Tensor) -> None:
-    """A subclass that changes the encoder's output but keeps its linearised form would get another network's scores."""
-    with torch.no_grad():
-        own = encoder(prepared)
-    if own.shape != z.shape or not torch.allclose(
-        own, z, rtol=1e-3, atol=1e-3 * float(own.abs().max()), equal_nan=True
-    ):
-        raise BadInputError(
-            f"{name_of(encoder)}.linearised() is not the linearised form of its __call__; let it return None"
-        )
 
 
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:

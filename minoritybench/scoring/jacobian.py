@@ -48,13 +48,7 @@ class JacobianGraph:
     def vjp(self, vectors: Tensor, chunk: int = ROWS_PER_CHUNK) -> Tensor:
         """`J^T w` for `(B, l, d)` cotangents: `(B, l, n)`."""
         cotangents = vectors.to(self._z.dtype).transpose(0, 1)
-        parts = [
-            torch.autograd.grad(
-                self._z, self.prepared, cotangents[i : i + chunk], retain_graph=True, is_grads_batched=True
-            )[0]
-            for i in range(0, cotangents.shape[0], chunk)
-        ]
-        return torch.cat(parts).flatten(2).transpose(0, 1)
+        return _pulled(self._z, self.prepared, cotangents, chunk).flatten(2).transpose(0, 1)
 
     def jvp(self, vectors: Tensor, chunk: int = ROWS_PER_CHUNK) -> Tensor:
         """`J v` for `(B, l, n)` tangents: `(B, l, d)`, as the cotangent derivative of a VJP."""
@@ -64,17 +58,7 @@ class JacobianGraph:
             )
         tangents = vectors.to(self._z.dtype).transpose(0, 1)
         tangents = tangents.reshape(*tangents.shape[:2], *self.prepared.shape[1:])
-        parts = [
-            torch.autograd.grad(
-                self._transposed,
-                self._cotangent,
-                tangents[i : i + chunk],
-                retain_graph=True,
-                is_grads_batched=True,
-            )[0]
-            for i in range(0, tangents.shape[0], chunk)
-        ]
-        return torch.cat(parts).transpose(0, 1)
+        return _pulled(self._transposed, self._cotangent, tangents, chunk).transpose(0, 1)
 
     def rows(self, chunk: int = ROWS_PER_CHUNK, images: slice = slice(None)) -> Tensor:
         """The whole Jacobian `(B, d, n)`, or that of some images; all of them are pushed back either way."""
@@ -85,3 +69,14 @@ class JacobianGraph:
             cotangents = identity[i : i + chunk].expand(self.batch, -1, -1)
             rows[i : i + chunk] = self.vjp(cotangents, chunk).transpose(0, 1)[:, images]
         return rows.transpose(0, 1)
+
+
+def _pulled(output: Tensor, leaf: Tensor, cotangents: Tensor, chunk: int) -> Tensor:
+    """Cotangents `(l, *output.shape)` pulled back to `(l, *leaf.shape)`; a single one needs no batching rules."""
+    if cotangents.shape[0] == 1:
+        return torch.autograd.grad(output, leaf, cotangents[0], retain_graph=True)[0].unsqueeze(0)
+    parts = [
+        torch.autograd.grad(output, leaf, cotangents[i : i + chunk], retain_graph=True, is_grads_batched=True)[0]
+        for i in range(0, cotangents.shape[0], chunk)
+    ]
+    return torch.cat(parts)

@@ -48,6 +48,10 @@ class TopK:
     left: Tensor
     right: Tensor
 
+    def first(self, k: int) -> TopK:
+        """The `k` largest of them."""
+        return TopK(self.sigma[:, :k], self.left[:, :k], self.right[:, :k])
+
 
 class JacobianProducts(Protocol):
     """Products with a batch of Jacobians `(B, d, n)`: of a network's graph, or of a matrix that is known."""
@@ -70,13 +74,16 @@ def range_basis(graph: JacobianProducts, probes: Tensor, q: int, nulls: Tensor |
     `probes` `(B, l, n)` are random tangents; `q` rounds of `J J^T` sharpen the subspace they span. `nulls` `(B, d, m)`
     are the head's structural null directions, orthonormal: kept out of the basis, in which they would only be noise.
     """
-    structural = 0 if nulls is None else nulls.shape[2]
-    count = min(probes.shape[1], graph.dim - structural, graph.inputs)
-    unit = torch.nn.functional.normalize(probes[:, :count], dim=2)
+    unit = torch.nn.functional.normalize(probes[:, : room(graph, nulls)], dim=2)
     basis = orthonormal(graph.jvp(unit), nulls)
     for _ in range(q):
         basis = orthonormal(graph.jvp(graph.vjp(basis.transpose(1, 2))), nulls)
     return basis
+
+
+def room(graph: JacobianProducts, nulls: Tensor | None) -> int:
+    """Left directions beside the structural null ones that a Jacobian `(d, n)` can have use for."""
+    return min(graph.dim - (0 if nulls is None else nulls.shape[2]), graph.inputs)
 
 
 def top_k(graph: JacobianProducts, basis: Tensor, k: int) -> TopK:
