@@ -37,6 +37,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.guidance import RangeFinder, ScoreGradient, score_gradient
 from minoritybench.guidance.gradient import GradientForm
 from minoritybench.guidance.normalise import max_normalised
+from minoritybench.scoring import exact_scores
 from minoritybench.scoring.rsvd import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
 
@@ -141,6 +142,12 @@ class Jepa(Method):
         with torch.enable_grad():
             seen = predict(step.model, step.schedule, step.x_t, step.index, step.labels, step.passes)
         return step.x_t.detach() + self._shift(step, seen.x0_hat, seen.log_variance.exp())
+
+    def objective(self, step: StepContext) -> dict[str, Tensor]:
+        """Minus the deflated JEPA-SCORE `(B,)` of the decoded estimate."""
+        encoder = step.resources["encoder"]
+        prepared = encoder.prepare(step.decode(step.x0_hat).clamp(0.0, 1.0))
+        return {"-JEPA-SCORE (deflated)": -exact_scores(encoder, prepared).deflated}
 
     def _shift(self, step: StepContext, x0_hat: Tensor, variance: Tensor) -> Tensor:
         """`-eta_t` times the gradient."""

@@ -19,7 +19,7 @@ from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, resolve, user_code
 from minoritybench.store import digest_of
 
-_SAMPLE_FORMAT = 3
+_SAMPLE_FORMAT = 4
 """Raised whenever the same plan would give other images."""
 
 
