@@ -69,7 +69,8 @@ def write_boards(results: Path, out: Path) -> list[Path]:
 def check(results: Path, out: Path) -> list[str]:
     """Every fault of the records and every generated line that is not what the records say; empty when all is well."""
     paths = find_records(results)
-    faults = [fault for path in paths for fault in record_faults(path, results)]
+    gone = _superseded(paths)
+    faults = [fault for path in paths for fault in record_faults(path, results, gone)]
     if faults:
         return faults  # boards of faulty records would only repeat the news
     faults = [f"{path}: {fault}" for path, fault in _supersede_faults([(path, load_record(path)) for path in paths])]
@@ -81,13 +82,18 @@ def check(results: Path, out: Path) -> list[str]:
     return faults
 
 
-def record_faults(path: Path, results: Path | None = None) -> list[str]:
-    """What is wrong with one record file, a line each; `results` also checks that it lies where its content says."""
+def record_faults(path: Path, results: Path | None = None, superseded: frozenset[str] = frozenset()) -> list[str]:
+    """What is wrong with one record file, a line each; `results` also checks that it lies where its content says, and
+    `superseded` are the ids of records that no board shows any more."""
     try:
         record = load_record(path)
     except MinorityBenchError as error:
         return [_one_line(str(error))]  # names the file itself
-    faults = [*content_faults(record, read_json(path)), *sidecar_faults(record, path.parent)]
+    old = record.id in superseded
+    faults = [
+        *content_faults(record, read_json(path), superseded=old),
+        *sidecar_faults(record, path.parent, superseded=old),
+    ]
     try:
         place = record_place(record)
         if results is not None and path != results / place / RECORD_NAME:
@@ -95,6 +101,18 @@ def record_faults(path: Path, results: Path | None = None) -> list[str]:
     except BadInputError as error:
         faults.append(str(error))
     return [f"{path}: {_one_line(fault)}" for fault in faults]
+
+
+def _superseded(paths: Sequence[Path]) -> frozenset[str]:
+    """Ids that a readable record of the same benchmark and method takes the place of."""
+    records = []
+    for path in paths:
+        try:
+            records.append((path, load_record(path)))
+        except MinorityBenchError:
+            continue  # told of by `record_faults`
+    bad = {path for path, _ in _supersede_faults(records)}
+    return frozenset(r.supersedes for path, r in records if r.supersedes is not None and path not in bad)
 
 
 def record_place(record: RunRecord) -> Path:

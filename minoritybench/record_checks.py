@@ -34,12 +34,18 @@ _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 _FRACTIONS = frozenset({"precision", "recall", "coverage", "minority share"})
 
 
-def content_faults(record: RunRecord, document: Any) -> Iterator[str]:
-    """Faults of a record by itself; `document` is the JSON it was read from."""
+def content_faults(record: RunRecord, document: Any, *, superseded: bool = False) -> Iterator[str]:
+    """Faults of a record by itself; `document` is the JSON it was read from.
+
+    One that another supersedes stands on no board any more. It must be as it was written, but is not held against
+    methods and metrics that have changed since.
+    """
     if record.id != record.content_id():
         yield "its id is not the digest of its content: it was edited"
     if canonical_json(document) != canonical_json(record.model_dump(mode="json")):
         yield "fields are left out or of another type than minoritybench writes"
+    if superseded:
+        return
     try:
         benchmark = load_benchmark(record.benchmark)
         reference = load_reference_set(benchmark.reference_set)
@@ -53,8 +59,8 @@ def content_faults(record: RunRecord, document: Any) -> Iterator[str]:
             yield str(error)
 
 
-def sidecar_faults(record: RunRecord, folder: Path) -> Iterator[str]:
-    """Faults of the files beside a record, and what its per-image scores say of its metrics."""
+def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False) -> Iterator[str]:
+    """Faults of the files beside a record, and what its per-image scores say of its metrics unless it is superseded."""
     names = [artifact.path for artifact in record.artifacts]
     if sorted(names) != [PER_IMAGE_FILE, SHEET_FILE]:
         yield f"artifacts are {', '.join(map(repr, names)) or 'none'}; they must be {PER_IMAGE_FILE} and {SHEET_FILE}"
@@ -69,7 +75,7 @@ def sidecar_faults(record: RunRecord, folder: Path) -> Iterator[str]:
         elif sha256_file(path) != artifact.sha256:
             faults.append(f"sidecar {artifact.path} differs from its digest")
     yield from faults
-    if not faults:
+    if not faults and not superseded:
         try:
             yield from _score_faults(record, folder / PER_IMAGE_FILE)
         except MinorityBenchError as error:

@@ -90,6 +90,9 @@ def test_a_record_can_take_the_place_of_a_filed_one(boards: Path, small: Path) -
     new = load_record(place / "record.json")
     assert (new.supersedes, new.id) == (old.id, new.content_id())
     assert leaderboards.record_faults(place / "record.json", boards / "results") == []
+    tamper("method.params", {"of": "an earlier version"}, honest_id=True)(first)  # what methods have lost since
+    assert leaderboards.record_faults(first) != []
+    assert leaderboards.record_faults(first, superseded=frozenset({load_record(first).id})) == []
     assert [record.id for record in current([old, new])] == [new.id]
     with pytest.raises(BadInputError, match=r"--supersedes 'zz' is the start of 0 filed"):
         leaderboards.add(small / "record.json", boards / "results", supersedes="zz")
