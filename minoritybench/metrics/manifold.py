@@ -9,7 +9,6 @@ package, which holds whole distance matrices, gives the same numbers.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.errors import BadInputError
-from minoritybench.metrics.pairwise import Points, blocks, inside, nearest, prepare, rough_squares
+from minoritybench.metrics.pairwise import Points, nearest, pair_blocks, prepare
 from minoritybench.metrics.value import MetricValue, paired_features
 
 DEFAULT_K = 5
@@ -58,34 +57,37 @@ def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K, device: str = 
     empty."""
     real, fake = _checked(real, fake, k, least=2)
     a, b = prepare(real, fake, device=device)
-    inside_real = _within(a, b, _radii("real", a, k), by_row=True)
-    inside_fake = _within(a, b, _radii("fake", b, k), by_row=False)
+    radii_a, radii_b = _radii("real", a, k), _radii("fake", b, k)
+    covered, recalled = (torch.zeros(len(a), dtype=torch.bool, device=a.rough.device) for _ in range(2))
+    precise = torch.zeros(len(b), dtype=torch.bool, device=a.rough.device)
+    held = 0
+    for block in pair_blocks(a, b):
+        in_real = block.inside(radii_a[block.rows].unsqueeze(1))
+        precise[block.columns] |= in_real.any(dim=0)
+        covered[block.rows] |= in_real.any(dim=1)
+        held += int(in_real.count_nonzero())
+        recalled[block.rows] |= block.inside(radii_b[block.columns].unsqueeze(0)).any(dim=1)
     params = {"k": k, "n_real": len(real), "n_fake": len(fake)}
     values = {
-        "precision": (inside_real.by_column > 0).double().mean(),
-        "recall": (inside_fake.by_row > 0).double().mean(),
-        "density": 1 / k * inside_real.by_column.double().mean(),
-        "coverage": (inside_real.by_row > 0).double().mean(),
+        "precision": float(precise.double().mean()),
+        "recall": float(recalled.double().mean()),
+        "density": 1 / k * (held / len(b)),
+        "coverage": float(covered.double().mean()),
     }
-    return {name: MetricValue(float(value), params=params) for name, value in values.items()}
+    return {name: MetricValue(value, params=params) for name, value in values.items()}
 
 
 def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> NDArray[np.float64]:
     """Rarity score `(M,)` of each fake point: the least radius of the real balls that hold it, NaN where none does."""
     real, fake = _checked(real, fake, k, least=1)
     a, b = prepare(real, fake, device=device)
-    least = _within(a, b, _radii("real", a, k), by_row=True).least_radius
-    return torch.where(least.isfinite(), least, torch.nan).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Membership:
-    """Which pairs of rows (real) and columns (fake) lie within a ball: how many a row, how many a column, and the least
-    radius of a column's balls (infinite without one)."""
-
-    by_row: Tensor
-    by_column: Tensor
-    least_radius: Tensor
+    radii = _radii("real", a, k)
+    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=a.rough.device)
+    for block in pair_blocks(a, b):
+        own = radii[block.rows].unsqueeze(1)
+        held = torch.where(block.inside(own), own, torch.inf).amin(dim=0)
+        least[block.columns] = torch.minimum(least[block.columns], held)
+    return torch.where(least.isfinite(), least.sqrt(), torch.nan).cpu().numpy()
 
 
 def _checked(real: Any, fake: Any, k: int, least: int) -> tuple[Any, Any]:
@@ -105,22 +107,3 @@ def _radii(side: str, points: Points, k: int) -> Tensor:
             *(empty, len(radii), side, k),
         )
     return radii.to(points.rough.device)
-
-
-def _within(a: Points, b: Points, radii: Tensor, *, by_row: bool) -> Membership:
-    """Count the pairs closer than the row's radius (the column's if not `by_row`), block by block; `radii` squared."""
-    device = a.rough.device
-    by_a = torch.zeros(len(a), dtype=torch.int64, device=device)
-    by_b = torch.zeros(len(b), dtype=torch.int64, device=device)
-    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=device)
-    for rows, columns in blocks(len(a), len(b)):
-        squares, left, right = rough_squares(a, b, rows, columns)
-        own = radii[rows] if by_row else radii[columns]
-        bounds = own.unsqueeze(1) if by_row else own.unsqueeze(0)
-        hit = inside(a, b, rows, columns, squares, bounds, left.unsqueeze(1) + right.unsqueeze(0))
-        by_a[rows] += hit.sum(dim=1)
-        by_b[columns] += hit.sum(dim=0)
-        if by_row:
-            held = torch.where(hit, radii[rows].unsqueeze(1), torch.inf).amin(dim=0)
-            least[columns] = torch.minimum(least[columns], held)
-    return Membership(by_a, by_b, least.sqrt())
