@@ -77,6 +77,28 @@ def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K, device: str = 
     return {name: MetricValue(value, params=params) for name, value in values.items()}
 
 
+def rarity_score(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> MetricValue:
+    """Mean rarity score of the fake points that lie in a real ball; NaN, with a warning, where none does. Higher:
+    rarer, but what lies in no ball is left out, so read it beside `rarity_valid_share` and precision."""
+    scores, params = _rarities(real, fake, k, device)
+    valid = scores[np.isfinite(scores)]
+    if not len(valid):
+        _log.warning("no fake point lies in a real ball: the rarity score is undefined")
+    value = float(valid.mean()) if len(valid) else float("nan")
+    return MetricValue(value, params=params, details={"valid_share": len(valid) / len(scores)})
+
+
+def rarity_valid_share(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> MetricValue:
+    """Share of fake points with a rarity score: precision at this k. Higher is better."""
+    scores, params = _rarities(real, fake, k, device)
+    return MetricValue(float(np.isfinite(scores).mean()), params=params)
+
+
+def _rarities(real: Any, fake: Any, k: int, device: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    scores = rarity_scores(real=real, fake=fake, k=k, device=device)
+    return scores, {"k": k, "n_real": len(real), "n_fake": len(fake)}
+
+
 def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> NDArray[np.float64]:
     """Rarity score `(M,)` of each fake point: the least radius of the real balls that hold it, NaN where none does."""
     real, fake = _checked(real, fake, k, least=1)

@@ -126,9 +126,9 @@ def rough_squares(a: Points, b: Points, rows: slice, columns: slice) -> tuple[Te
 def _relative_bound(width: int) -> float:
     """What a rough square may err by, as a share of `|x|^2 + |y|^2`.
 
-    With u half of float32's epsilon and `2 |x| |y| <= |x|^2 + |y|^2`: a sum of p products in any order errs by p u, each
-    of the partial sums, at most twice the share, by another 2 u when it is added, and rounding the coordinates and norms
-    by less than 16 u.
+    With u half of float32's epsilon and `2 |x| |y| <= |x|^2 + |y|^2`: a sum of p products in any order errs by p u,
+    each of the partial sums, at most twice the share, by another 2 u when it is added, and rounding the coordinates
+    and norms by less than 16 u.
     """
     steps = -(-width // _DEPTH)
     return (min(width, _DEPTH) + 2 * steps + 16) * torch.finfo(torch.float32).eps / 2
