@@ -55,7 +55,7 @@ def coverage_ceiling(n_real: int, n_fake: int, k: int = DEFAULT_K) -> float:
 def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K, device: str = "cpu") -> dict[str, MetricValue]:
     """All four at once, for they share their distances. Warns of points with k or more duplicates, whose balls are
     empty."""
-    real, fake = _checked(real, fake, k, least=2)
+    real, fake = _checked(real, fake, k, real_rows=k + 2, fake_rows=k + 2)
     a, b = prepare(real, fake, device=device)
     radii_a, radii_b = _radii("real", a, k), _radii("fake", b, k)
     covered, recalled = (torch.zeros(len(a), dtype=torch.bool, device=a.rough.device) for _ in range(2))
@@ -101,7 +101,7 @@ def _rarities(real: Any, fake: Any, k: int, device: str) -> tuple[NDArray[np.flo
 
 def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> NDArray[np.float64]:
     """Rarity score `(M,)` of each fake point: the least radius of the real balls that hold it, NaN where none does."""
-    real, fake = _checked(real, fake, k, least=1)
+    real, fake = _checked(real, fake, k, real_rows=k + 1, fake_rows=1)
     a, b = prepare(real, fake, device=device)
     radii = _radii("real", a, k)
     least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=a.rough.device)
@@ -112,10 +112,14 @@ def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu
     return torch.where(least.isfinite(), least.sqrt(), torch.nan).cpu().numpy()
 
 
-def _checked(real: Any, fake: Any, k: int, least: int) -> tuple[Any, Any]:
+def _checked(real: Any, fake: Any, k: int, *, real_rows: int, fake_rows: int) -> tuple[Any, Any]:
     if k < 1:
         raise BadInputError(f"k must be at least 1, not {k}")
-    return paired_features(real, fake, minimum=k + least, keep_float32=True)
+    real, fake = paired_features(real, fake, minimum=1, keep_float32=True)
+    for name, rows, least in (("real", real, real_rows), ("fake", fake, fake_rows)):
+        if len(rows) < least:
+            raise BadInputError(f"{name} features: {len(rows)} rows, at least {least} are needed for k = {k}")
+    return real, fake
 
 
 def _radii(side: str, points: Points, k: int) -> Tensor:
