@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minoritybench.microbatch import torch_threads
+
 ROWS, COLUMNS = 1024, 4096
 """Block of pairs held at a time: 16 MB of float32. Larger ones are new pages from the system at every operation."""
 _DEPTH = 256
 """Products summed in one go: the sum of a whole row would have a bound several times larger, and with it as many times
 the pairs that are computed again."""
-_AGAIN_AT_ONCE = 1 << 16
-"""Float64 elements held where pairs are computed again: few enough to stay in the cache."""
+_AGAIN_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 24}
+"""Float64 elements held where pairs are computed again: on a CPU, few enough to stay in the cache."""
 _SPARE = 3
 """Neighbours kept beyond k, so that rounding seldom hides one of the k."""
 
@@ -137,8 +139,9 @@ def _relative_bound(width: int) -> float:
 def exact_squares(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
     """Squared distances of pairs `(P,)` in float64, in the scale the sets were given in."""
     found = torch.empty(len(i), dtype=torch.float64, device=i.device)
-    for part in _parts(len(i), max(1, _AGAIN_AT_ONCE // a.exact.shape[1])):
-        found[part] = (a.exact[i[part]].double() - b.exact[j[part]].double()).square().sum(dim=1)
+    with torch_threads(1):  # parts are so small that on a busy machine threads wait for each other far longer
+        for part in _parts(len(i), max(1, _AGAIN_AT_ONCE[i.device.type] // a.exact.shape[1])):
+            found[part] = (a.exact[i[part]].double() - b.exact[j[part]].double()).square().sum(dim=1)
     return found
 
 
