@@ -61,7 +61,8 @@ def clip_architecture(folder: Any) -> nn.Module:
     """The transformers model of a folder's config.json, in evaluation mode, weights not yet loaded."""
     from transformers import CLIPConfig, CLIPModel
 
-    return CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True)).eval().requires_grad_(False)
+    model: nn.Module = CLIPModel(CLIPConfig.from_pretrained(folder, local_files_only=True))
+    return model.eval().requires_grad_(False)
 
 
 def without_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,7 +83,8 @@ class ClipScorer:
         from torchmetrics.functional.multimodal import clip_score as published
 
         check_pairs(images, prompts)
-        score = partial(published, model_name_or_path=lambda: (self._wrapped, self._processor))  # type: ignore[arg-type]
+        loaded: Any = (self._wrapped, self._processor)
+        score = partial(published, model_name_or_path=lambda: loaded)
         with torch.no_grad():
             values = [
                 float(score(image.to(self._device), prompt)) for image, prompt in zip(images, prompts, strict=True)

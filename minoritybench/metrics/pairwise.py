@@ -75,7 +75,7 @@ class Block:
         scaled = (bounds / self.a.scale**2).float()
         margin = self.squares - scaled
         answer = margin < 0
-        doubtful = margin.abs_().sub_(self.error) <= scaled * (2 * torch.finfo(torch.float32).eps)
+        doubtful = margin.abs_() <= self.error + scaled * (2 * torch.finfo(torch.float32).eps)
         i, j = doubtful.nonzero(as_tuple=True)
         wide = bounds.expand(self.squares.shape)
         exact = exact_squares(self.a, self.b, i + self.rows.start, j + self.columns.start)
@@ -112,7 +112,7 @@ def pair_blocks(a: Points, b: Points) -> Iterator[Block]:
     """All pairs of the two sets, block by block."""
     for rows, columns in itertools.product(list(_parts(len(a), ROWS)), list(_parts(len(b), COLUMNS))):
         squares, left, right = rough_squares(a, b, rows, columns)
-        yield Block(a, b, rows, columns, squares, left.unsqueeze(1) + right.unsqueeze(0))
+        yield Block(a, b, rows, columns, squares, left.max() + right.max())
 
 
 def rough_squares(a: Points, b: Points, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,7 +141,8 @@ def exact_squares(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
     found = torch.empty(len(i), dtype=torch.float64, device=i.device)
     with torch_threads(1):  # parts are so small that on a busy machine threads wait for each other far longer
         for part in _parts(len(i), max(1, _AGAIN_AT_ONCE[i.device.type] // a.exact.shape[1])):
-            found[part] = (a.exact[i[part]].double() - b.exact[j[part]].double()).square().sum(dim=1)
+            steps = a.exact.index_select(0, i[part]).double().sub_(b.exact.index_select(0, j[part]).double())
+            found[part] = steps.square_().sum(dim=1)
     return found
 
 
