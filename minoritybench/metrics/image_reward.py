@@ -66,7 +66,7 @@ def open_image_reward(device: str = "cpu") -> ImageRewardScorer:
     """The published model. Error: absent files exit 4; nothing is downloaded."""
     from transformers import BertTokenizer
 
-    weights = first_here(NAME, *(WeightFile(repo, "ImageReward.pt", "1.8 GB") for repo in reversed(_REPOS)))
+    weights = first_here(NAME, *(WeightFile(repo, "ImageReward.pt", "1.8 GB") for repo in _REPOS))
     vocabulary = first_here(NAME, _VOCABULARY)
     model = RewardModel(BlipSize())
     digest = load_tensors(model, weights, NAME, rename)

@@ -86,8 +86,9 @@ class Block:
 def prepare(*sets: NDArray[Any], device: str = "cpu") -> list[Points]:
     """Point sets `(N, D)`, float32 or float64, finite, made ready to be compared with each other."""
     tensors = [torch.from_numpy(np.ascontiguousarray(points)).to(device) for points in sets]
-    total = sum((tensor.sum(dim=0, dtype=torch.float64) for tensor in tensors), start=torch.zeros(1, device=device))
-    centre = (total / sum(len(tensor) for tensor in tensors)).double()
+    # In parts, for torch would make a float64 copy of the whole to sum it.
+    sums = [tensor[part].sum(dim=0, dtype=torch.float64) for tensor in tensors for part in _parts(len(tensor), ROWS)]
+    centre = torch.stack(sums).sum(dim=0) / sum(len(tensor) for tensor in tensors)
     scale = max(_largest(tensor, centre) for tensor in tensors) or 1.0
     return [_points(tensor, centre, scale) for tensor in tensors]
 

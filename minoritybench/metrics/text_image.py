@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minoritybench.encoders.assets import WeightFile, locate
+from minoritybench.encoders.assets import WeightFile, locate, place_of
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.metrics.value import MetricValue
 
@@ -50,12 +50,16 @@ def check_pairs(images: Tensor, prompts: Sequence[str]) -> None:
 
 def first_here(name: str, *files: WeightFile) -> Path:
     """The first of several files that would do, in our cache folder or the hub's; exit 4 where none is there."""
-    for file in files[:-1]:
+    for file in files:
         try:
             return locate(name, file)
         except MissingAssetError:
             continue
-    return locate(name, files[-1])
+    wanted = files[0]
+    raise MissingAssetError(
+        f"{name}: {wanted.file} ({wanted.size}) is not here; fetch it with `hf download {wanted.repo} {wanted.file}`,"
+        f" or put the file at {place_of(name, wanted)}"
+    )
 
 
 def folder_of(name: str, weights: Path, repo: str, beside: Sequence[str]) -> Path:
