@@ -86,9 +86,11 @@ class Block:
 def prepare(*sets: NDArray[Any], device: str = "cpu") -> list[Points]:
     """Point sets `(N, D)`, float32 or float64, finite, made ready to be compared with each other."""
     tensors = [torch.from_numpy(np.ascontiguousarray(points)).to(device) for points in sets]
-    # In parts, for torch would make a float64 copy of the whole to sum it.
-    sums = [tensor[part].sum(dim=0, dtype=torch.float64) for tensor in tensors for part in _parts(len(tensor), ROWS)]
-    centre = torch.stack(sums).sum(dim=0) / sum(len(tensor) for tensor in tensors)
+    total = torch.zeros(tensors[0].shape[1], dtype=torch.float64, device=device)
+    for tensor in tensors:
+        for part in _parts(len(tensor), ROWS):  # torch would make a float64 copy of the whole to sum it
+            total += tensor[part].sum(dim=0, dtype=torch.float64)
+    centre = total / sum(len(tensor) for tensor in tensors)
     scale = max(_largest(tensor, centre) for tensor in tensors) or 1.0
     return [_points(tensor, centre, scale) for tensor in tensors]
 
@@ -103,9 +105,10 @@ def _largest(tensor: Tensor, centre: Tensor) -> float:
 
 def _points(tensor: Tensor, centre: Tensor, scale: float) -> Points:
     rough = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-    for part in _parts(len(tensor), ROWS):
+    norms = torch.empty(len(tensor), dtype=torch.float32, device=tensor.device)
+    for part in _parts(len(tensor), ROWS):  # in place: small results kept between large ones break the heap up
         rough[part] = ((tensor[part] - centre) / scale).float()
-    norms = torch.cat([rough[part].double().square().sum(dim=1) for part in _parts(len(tensor), ROWS)]).float()
+        norms[part] = rough[part].double().square().sum(dim=1).float()
     return Points(tensor, rough, norms, scale)
 
 
