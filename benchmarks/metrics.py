@@ -59,7 +59,7 @@ def ours_frechet(a: Array, b: Array) -> dict[str, float]:
     """By symmetric eigenvalues."""
     from minoritybench.metrics.frechet import gaussian_frechet
 
-    return {"distance": gaussian_frechet(np.zeros(WIDTH), a, np.zeros(WIDTH), b)}
+    return {"distance": gaussian_frechet(np.zeros(len(a)), a, np.zeros(len(b)), b)}
 
 
 def clean_fid_frechet(a: Array, b: Array) -> dict[str, float]:
@@ -68,7 +68,7 @@ def clean_fid_frechet(a: Array, b: Array) -> dict[str, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        return {"distance": float(frechet_distance(np.zeros(WIDTH), a, np.zeros(WIDTH), b))}
+        return {"distance": float(frechet_distance(np.zeros(len(a)), a, np.zeros(len(b)), b))}
 
 
 WORKERS: dict[str, Callable[[Array, Array], dict[str, float]]] = {
@@ -85,8 +85,7 @@ def work(name: str, n: int, m: int) -> None:
     if WORKERS[name] in (ours_frechet, clean_fid_frechet):
         a, b = (np.cov(side, rowvar=False) for side in (a, b))
     few = 3 * K
-    if WORKERS[name] in (ours_manifold, prdc_manifold):
-        WORKERS[name](a[:few], b[:few])  # imports and thread pools
+    WORKERS[name](a[:few, :few], b[:few, :few])  # imports and thread pools
     wall, cpu = time.perf_counter(), time.process_time()
     values = WORKERS[name](a, b)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -1,6 +1,6 @@
 """Intervals that mean something: over seeds (`t_interval`), within one sample set, and between paired ones.
 
-Never a bootstrap of a set metric: draws with replacement hold duplicates, which double the bias of a Frechet distance
+Never a bootstrap of a set metric: draws with replacement hold duplicates, which raise the bias of a Frechet distance
 and empty the balls of nearest neighbours (docs/uncertainty.md shows by how much).
 """
 
