@@ -142,11 +142,18 @@ def _relative_bound(width: int) -> float:
 
 def exact_squares(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
     """Squared distances of pairs `(P,)` in float64, in the scale the sets were given in."""
-    found = torch.empty(len(i), dtype=torch.float64, device=i.device)
+    return exact_groups(a, b, i, j.unsqueeze(1)).squeeze(1)
+
+
+def exact_groups(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
+    """The same for rows `i` `(P,)` with several others each, `j` `(P, k)`: `(P, k)`."""
+    found = torch.empty(j.shape, dtype=torch.float64, device=i.device)
     with torch_threads(1):  # parts are so small that on a busy machine threads wait for each other far longer
-        for part in _parts(len(i), max(1, _AGAIN_AT_ONCE[i.device.type] // a.exact.shape[1])):
-            steps = a.exact.index_select(0, i[part]).double().sub_(b.exact.index_select(0, j[part]).double())
-            found[part] = steps.square_().sum(dim=1)
+        width = a.exact.shape[1]
+        for part in _parts(len(i), max(1, _AGAIN_AT_ONCE[i.device.type] // (width * j.shape[1]))):
+            steps = b.exact.index_select(0, j[part].flatten()).double().view(-1, j.shape[1], width)
+            steps.sub_(a.exact.index_select(0, i[part]).double().unsqueeze(1))
+            found[part] = steps.square_().view(-1, width).sum(dim=1).view(-1, j.shape[1])
     return found
 
 
@@ -188,8 +195,7 @@ def _keep(values: Tensor, indices: Tensor, rows: slice, squares: Tensor, start: 
 def _settled(a: Points, b: Points, alone: bool, k: int, values: Tensor, indices: Tensor) -> Neighbours:
     """The k nearest of the candidates by exact distance; rows where one may be missing are done again in float64."""
     count, kept = values.shape
-    own = torch.arange(count, device=values.device).repeat_interleave(kept)
-    exact = exact_squares(a, b, own, indices.flatten()).view(count, kept)
+    exact = exact_groups(a, b, torch.arange(count, device=values.device), indices)
     squares, numbers = _ordered(exact, indices, k)
     if kept < len(b) - alone:
         bound = _relative_bound(a.rough.shape[1])
