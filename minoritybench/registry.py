@@ -103,10 +103,26 @@ _METHODS = {
 
 _METRICS = {
     "FD": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "Frechet distance between feature Gaussians, lower"),
+    "KID": Entry(f"{_THIS}.metrics.kid:kid", "kernel distance, 100 subsets of 1,000, lower"),
+    "inception score": Entry(f"{_THIS}.metrics.inception_score:inception_score", "Inception Score of logits, higher"),
     "precision": Entry(f"{_THIS}.metrics.manifold:precision", "improved precision, k=5, higher"),
     "recall": Entry(f"{_THIS}.metrics.manifold:recall", "improved recall, k=5, higher"),
     "density": Entry(f"{_THIS}.metrics.manifold:density", "density, k=5, higher"),
     "coverage": Entry(f"{_THIS}.metrics.manifold:coverage", "coverage, k=5, higher"),
+    "rarity": Entry(f"{_THIS}.metrics.manifold:rarity_score", "rarity score of samples on the manifold, k=3, higher"),
+    "rarity valid share": Entry(
+        f"{_THIS}.metrics.manifold:rarity_valid_share", "share of samples that have a rarity score, k=3, higher"
+    ),
+    "AvgkNN": Entry(f"{_THIS}.metrics.neighbours:avgknn", "mean distance to the 5 nearest real images, higher"),
+    "LOF": Entry(f"{_THIS}.metrics.neighbours:lof", "local outlier factor among real images, k=20, higher"),
+    "Vendi": Entry(f"{_THIS}.metrics.vendi:vendi_score", "effective number of different samples, higher"),
+    "LPIPS diversity": Entry(
+        f"{_THIS}.metrics.lpips_diversity:lpips_diversity", "mean LPIPS of 1,000 random pairs of samples, higher"
+    ),
+    "AuthPct": Entry(f"{_THIS}.metrics.memorisation:authenticity", "percentage of samples that copy nothing, higher"),
+    "CLIPScore": Entry(f"{_THIS}.metrics.clip_score:clip_score", "100 cos of image and prompt under CLIP, higher"),
+    "PickScore": Entry(f"{_THIS}.metrics.pick_score:pick_score", "preference model over CLIP ViT-H, higher"),
+    "ImageReward": Entry(f"{_THIS}.metrics.image_reward:image_reward", "preference model over BLIP, higher"),
     "JEPA-SCORE": Entry(f"{_THIS}.metrics.jepa:mean_jepa_score", "mean JEPA-SCORE of the samples, lower"),
     "minority share": Entry(
         f"{_THIS}.metrics.jepa:minority_share", "share of samples below the reference set's score threshold, higher"

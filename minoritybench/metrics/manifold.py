@@ -9,7 +9,6 @@ package, which holds whole distance matrices, gives the same numbers.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.errors import BadInputError
-from minoritybench.metrics.pairwise import Points, blocks, inside, nearest, prepare, rough_squares
+from minoritybench.metrics.pairwise import Points, nearest, pair_blocks, prepare
 from minoritybench.metrics.value import MetricValue, paired_features
 
 DEFAULT_K = 5
@@ -56,42 +55,71 @@ def coverage_ceiling(n_real: int, n_fake: int, k: int = DEFAULT_K) -> float:
 def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K, device: str = "cpu") -> dict[str, MetricValue]:
     """All four at once, for they share their distances. Warns of points with k or more duplicates, whose balls are
     empty."""
-    real, fake = _checked(real, fake, k, least=2)
+    real, fake = _checked(real, fake, k, real_rows=k + 2, fake_rows=k + 2)
     a, b = prepare(real, fake, device=device)
-    inside_real = _within(a, b, _radii("real", a, k), by_row=True)
-    inside_fake = _within(a, b, _radii("fake", b, k), by_row=False)
+    radii_a, radii_b = _radii("real", a, k), _radii("fake", b, k)
+    covered, recalled = (torch.zeros(len(a), dtype=torch.bool, device=a.rough.device) for _ in range(2))
+    precise = torch.zeros(len(b), dtype=torch.bool, device=a.rough.device)
+    held = 0
+    for block in pair_blocks(a, b):
+        in_real = block.inside(radii_a[block.rows].unsqueeze(1))
+        precise[block.columns] |= in_real.any(dim=0)
+        covered[block.rows] |= in_real.any(dim=1)
+        held += int(in_real.count_nonzero())
+        recalled[block.rows] |= block.inside(radii_b[block.columns].unsqueeze(0)).any(dim=1)
     params = {"k": k, "n_real": len(real), "n_fake": len(fake)}
     values = {
-        "precision": (inside_real.by_column > 0).double().mean(),
-        "recall": (inside_fake.by_row > 0).double().mean(),
-        "density": 1 / k * inside_real.by_column.double().mean(),
-        "coverage": (inside_real.by_row > 0).double().mean(),
+        "precision": float(precise.double().mean()),
+        "recall": float(recalled.double().mean()),
+        "density": 1 / k * (held / len(b)),
+        "coverage": float(covered.double().mean()),
     }
-    return {name: MetricValue(float(value), params=params) for name, value in values.items()}
+    return {name: MetricValue(value, params=params) for name, value in values.items()}
+
+
+def rarity_score(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> MetricValue:
+    """Mean rarity score of the fake points that lie in a real ball; NaN, with a warning, where none does. Higher:
+    rarer, but what lies in no ball is left out, so read it beside `rarity_valid_share` and precision."""
+    scores, params = _rarities(real, fake, k, device)
+    valid = scores[np.isfinite(scores)]
+    if not len(valid):
+        _log.warning("no fake point lies in a real ball: the rarity score is undefined")
+    value = float(valid.mean()) if len(valid) else float("nan")
+    return MetricValue(value, params=params, details={"valid_share": len(valid) / len(scores)})
+
+
+def rarity_valid_share(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> MetricValue:
+    """Share of fake points with a rarity score: precision at this k. Higher is better."""
+    scores, params = _rarities(real, fake, k, device)
+    return MetricValue(float(np.isfinite(scores).mean()), params=params)
+
+
+def _rarities(real: Any, fake: Any, k: int, device: str) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    scores = rarity_scores(real=real, fake=fake, k=k, device=device)
+    return scores, {"k": k, "n_real": len(real), "n_fake": len(fake)}
 
 
 def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu") -> NDArray[np.float64]:
     """Rarity score `(M,)` of each fake point: the least radius of the real balls that hold it, NaN where none does."""
-    real, fake = _checked(real, fake, k, least=1)
+    real, fake = _checked(real, fake, k, real_rows=k + 1, fake_rows=1)
     a, b = prepare(real, fake, device=device)
-    least = _within(a, b, _radii("real", a, k), by_row=True).least_radius
-    return torch.where(least.isfinite(), least, torch.nan).cpu().numpy()
+    radii = _radii("real", a, k)
+    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=a.rough.device)
+    for block in pair_blocks(a, b):
+        own = radii[block.rows].unsqueeze(1)
+        held = torch.where(block.inside(own), own, torch.inf).amin(dim=0)
+        least[block.columns] = torch.minimum(least[block.columns], held)
+    return torch.where(least.isfinite(), least.sqrt(), torch.nan).cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Membership:
-    """Which pairs of rows (real) and columns (fake) lie within a ball: how many a row, how many a column, and the least
-    radius of a column's balls (infinite without one)."""
-
-    by_row: Tensor
-    by_column: Tensor
-    least_radius: Tensor
-
-
-def _checked(real: Any, fake: Any, k: int, least: int) -> tuple[Any, Any]:
+def _checked(real: Any, fake: Any, k: int, *, real_rows: int, fake_rows: int) -> tuple[Any, Any]:
     if k < 1:
         raise BadInputError(f"k must be at least 1, not {k}")
-    return paired_features(real, fake, minimum=k + least, keep_float32=True)
+    real, fake = paired_features(real, fake, minimum=1, keep_float32=True)
+    for name, rows, least in (("real", real, real_rows), ("fake", fake, fake_rows)):
+        if len(rows) < least:
+            raise BadInputError(f"{name} features: {len(rows)} rows, at least {least} are needed for k = {k}")
+    return real, fake
 
 
 def _radii(side: str, points: Points, k: int) -> Tensor:
@@ -105,22 +133,3 @@ def _radii(side: str, points: Points, k: int) -> Tensor:
             *(empty, len(radii), side, k),
         )
     return radii.to(points.rough.device)
-
-
-def _within(a: Points, b: Points, radii: Tensor, *, by_row: bool) -> Membership:
-    """Count the pairs closer than the row's radius (the column's if not `by_row`), block by block; `radii` squared."""
-    device = a.rough.device
-    by_a = torch.zeros(len(a), dtype=torch.int64, device=device)
-    by_b = torch.zeros(len(b), dtype=torch.int64, device=device)
-    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=device)
-    for rows, columns in blocks(len(a), len(b)):
-        squares, left, right = rough_squares(a, b, rows, columns)
-        own = radii[rows] if by_row else radii[columns]
-        bounds = own.unsqueeze(1) if by_row else own.unsqueeze(0)
-        hit = inside(a, b, rows, columns, squares, bounds, left.unsqueeze(1) + right.unsqueeze(0))
-        by_a[rows] += hit.sum(dim=1)
-        by_b[columns] += hit.sum(dim=0)
-        if by_row:
-            held = torch.where(hit, radii[rows].unsqueeze(1), torch.inf).amin(dim=0)
-            least[columns] = torch.minimum(least[columns], held)
-    return Membership(by_a, by_b, least.sqrt())

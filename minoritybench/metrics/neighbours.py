@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minoritybench.errors import BadInputError
 from minoritybench.metrics import pairwise
-from minoritybench.metrics.value import checked_features
+from minoritybench.metrics.value import MetricValue, checked_features, paired_features
 
 AVGKNN_K = 5
 LOF_K = 20
@@ -31,13 +31,35 @@ def mean_neighbour_distance(features: Any, k: int = AVGKNN_K, *, reference: Any 
     return distances
 
 
-def local_outlier_factor(features: Any, k: int = LOF_K) -> Floats:
-    """LOF `(N,)` of each row of `(N, D)` among the others: near 1 within a cluster, above 1 outside."""
-    distances, indices = nearest(features, k)
-    reach = np.maximum(distances, distances[indices, -1])
-    density = 1.0 / (reach.mean(axis=1) + _SAME_PLACE)
-    factor: Floats = density[indices].mean(axis=1) / density
+def local_outlier_factor(features: Any, k: int = LOF_K, *, reference: Any = None) -> Floats:
+    """LOF `(N,)` of each row of `(N, D)` among the rows of `reference` (novelty detection), by default among the others
+    of `features` itself: near 1 within a cluster, above 1 outside."""
+    if reference is None:
+        distances, indices = nearest(features, k)
+        own = density = _reach_density(distances, indices, distances[:, -1])
+    else:
+        inner, places = nearest(reference, k)
+        density = _reach_density(inner, places, inner[:, -1])
+        distances, indices = nearest(features, k, reference=reference)
+        own = _reach_density(distances, indices, inner[:, -1])
+    factor: Floats = density[indices].mean(axis=1) / own
     return factor
+
+
+def avgknn(*, real: Any, fake: Any, k: int = AVGKNN_K) -> MetricValue:
+    """Mean over fake points of the mean distance to their k nearest real ones. Higher: rarer samples, but artefacts
+    raise it too, so read it beside precision."""
+    real, fake = paired_features(real, fake, minimum=1, keep_float32=True)
+    values = mean_neighbour_distance(fake, k, reference=real)
+    return MetricValue(float(values.mean()), params={"k": k, "n_real": len(real), "n_fake": len(fake)})
+
+
+def lof(*, real: Any, fake: Any, k: int = LOF_K) -> MetricValue:
+    """Mean local outlier factor of fake points among real ones. Higher: rarer samples, or artefacts; read it beside
+    precision."""
+    real, fake = paired_features(real, fake, minimum=1, keep_float32=True)
+    values = local_outlier_factor(fake, k, reference=real)
+    return MetricValue(float(values.mean()), params={"k": k, "n_real": len(real), "n_fake": len(fake)})
 
 
 def nearest(features: Any, k: int, *, reference: Any = None) -> tuple[Floats, NDArray[np.int64]]:
@@ -50,3 +72,10 @@ def nearest(features: Any, k: int, *, reference: Any = None) -> tuple[Floats, ND
     sets = pairwise.prepare(rows) if others is None else pairwise.prepare(rows, others)
     found = pairwise.nearest(sets[0], None if others is None else sets[1], k)
     return found.distances, found.indices
+
+
+def _reach_density(distances: Floats, indices: NDArray[np.int64], radii: Floats) -> Floats:
+    """Local reachability density `(N,)`: one over the mean distance to k neighbours, none taken as nearer than the
+    neighbour's own k-th."""
+    density: Floats = 1.0 / (np.maximum(distances, radii[indices]).mean(axis=1) + _SAME_PLACE)
+    return density

@@ -17,10 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROWS, COLUMNS = 2048, 8192
-"""Block of pairs held at a time: 64 MB of float32."""
-_PAIRS_AT_ONCE = 1 << 24
-"""Float64 elements held where pairs are computed again."""
+from minoritybench.microbatch import torch_threads
+
+ROWS, COLUMNS = 1024, 4096
+"""Block of pairs held at a time: 16 MB of float32. Larger ones are new pages from the system at every operation."""
+_DEPTH = 256
+"""Products summed in one go: the sum of a whole row would have a bound several times larger, and with it as many times
+the pairs that are computed again."""
+_AGAIN_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 24}
+"""Float64 elements held where pairs are computed again: on a CPU, few enough to stay in the cache."""
 _SPARE = 3
 """Neighbours kept beyond k, so that rounding seldom hides one of the k."""
 
@@ -53,11 +58,39 @@ class Neighbours:
         return np.sqrt(self.squares)
 
 
+@dataclass(frozen=True)
+class Block:
+    """The pairs of some rows of `a` and some of `b`: `squares` rough and scaled, wrong by `error` at most."""
+
+    a: Points
+    b: Points
+    rows: slice
+    columns: slice
+    squares: Tensor
+    error: Tensor
+
+    def inside(self, bounds: Tensor) -> Tensor:
+        """Whether each pair lies nearer than a bound, strictly: bool like `squares`. `bounds` float64, squared,
+        unscaled, broadcast against the block."""
+        scaled = (bounds / self.a.scale**2).float()
+        margin = self.squares - scaled
+        answer = margin < 0
+        doubtful = margin.abs_() <= self.error + scaled * (2 * torch.finfo(torch.float32).eps)
+        i, j = doubtful.nonzero(as_tuple=True)
+        wide = bounds.expand(self.squares.shape)
+        exact = exact_squares(self.a, self.b, i + self.rows.start, j + self.columns.start)
+        answer[i, j] = exact < wide[i, j]
+        return answer
+
+
 def prepare(*sets: NDArray[Any], device: str = "cpu") -> list[Points]:
     """Point sets `(N, D)`, float32 or float64, finite, made ready to be compared with each other."""
     tensors = [torch.from_numpy(np.ascontiguousarray(points)).to(device) for points in sets]
-    total = sum((tensor.sum(dim=0, dtype=torch.float64) for tensor in tensors), start=torch.zeros(1, device=device))
-    centre = (total / sum(len(tensor) for tensor in tensors)).double()
+    total = torch.zeros(tensors[0].shape[1], dtype=torch.float64, device=device)
+    for tensor in tensors:
+        for part in _parts(len(tensor), ROWS):  # torch would make a float64 copy of the whole to sum it
+            total += tensor[part].sum(dim=0, dtype=torch.float64)
+    centre = total / sum(len(tensor) for tensor in tensors)
     scale = max(_largest(tensor, centre) for tensor in tensors) or 1.0
     return [_points(tensor, centre, scale) for tensor in tensors]
 
@@ -72,46 +105,56 @@ def _largest(tensor: Tensor, centre: Tensor) -> float:
 
 def _points(tensor: Tensor, centre: Tensor, scale: float) -> Points:
     rough = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-    for part in _parts(len(tensor), ROWS):
+    norms = torch.empty(len(tensor), dtype=torch.float32, device=tensor.device)
+    for part in _parts(len(tensor), ROWS):  # in place: small results kept between large ones break the heap up
         rough[part] = ((tensor[part] - centre) / scale).float()
-    norms = torch.cat([rough[part].double().square().sum(dim=1) for part in _parts(len(tensor), ROWS)]).float()
+        norms[part] = rough[part].double().square().sum(dim=1).float()
     return Points(tensor, rough, norms, scale)
 
 
-def blocks(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
-    """All pairs, block by block."""
-    return itertools.product(list(_parts(rows, ROWS)), list(_parts(columns, COLUMNS)))
+def pair_blocks(a: Points, b: Points) -> Iterator[Block]:
+    """All pairs of the two sets, block by block."""
+    for rows, columns in itertools.product(list(_parts(len(a), ROWS)), list(_parts(len(b), COLUMNS))):
+        squares, left, right = rough_squares(a, b, rows, columns)
+        yield Block(a, b, rows, columns, squares, left.max() + right.max())
 
 
 def rough_squares(a: Points, b: Points, rows: slice, columns: slice) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances of a block in scaled float32; they err by `left[i] + right[j]` at most, which follow."""
     left, right = a.norms[rows], b.norms[columns]
-    squares = torch.addmm(right.unsqueeze(0), a.rough[rows], b.rough[columns].T, alpha=-2.0).add_(left.unsqueeze(1))
-    bound = (a.exact.shape[1] + 16) * torch.finfo(torch.float32).eps
+    squares = (left.unsqueeze(1) + right.unsqueeze(0)).contiguous()
+    for part in _parts(a.rough.shape[1], _DEPTH):
+        squares.addmm_(a.rough[rows, part], b.rough[columns, part].T, alpha=-2.0)
+    bound = _relative_bound(a.rough.shape[1])
     return squares, left * bound, right * bound
+
+
+def _relative_bound(width: int) -> float:
+    """What a rough square may err by, as a share of `|x|^2 + |y|^2`.
+
+    With u half of float32's epsilon and `2 |x| |y| <= |x|^2 + |y|^2`: a sum of p products in any order errs by p u,
+    each of the partial sums, at most twice the share, by another 2 u when it is added, and rounding the coordinates
+    and norms by less than 16 u.
+    """
+    steps = -(-width // _DEPTH)
+    return (min(width, _DEPTH) + 2 * steps + 16) * torch.finfo(torch.float32).eps / 2
 
 
 def exact_squares(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
     """Squared distances of pairs `(P,)` in float64, in the scale the sets were given in."""
-    found = torch.empty(len(i), dtype=torch.float64, device=i.device)
-    for part in _parts(len(i), max(1, _PAIRS_AT_ONCE // a.exact.shape[1])):
-        found[part] = (a.exact[i[part]].double() - b.exact[j[part]].double()).square().sum(dim=1)
+    return exact_groups(a, b, i, j.unsqueeze(1)).squeeze(1)
+
+
+def exact_groups(a: Points, b: Points, i: Tensor, j: Tensor) -> Tensor:
+    """The same for rows `i` `(P,)` with several others each, `j` `(P, k)`: `(P, k)`."""
+    found = torch.empty(j.shape, dtype=torch.float64, device=i.device)
+    with torch_threads(1):  # parts are so small that on a busy machine threads wait for each other far longer
+        width = a.exact.shape[1]
+        for part in _parts(len(i), max(1, _AGAIN_AT_ONCE[i.device.type] // (width * j.shape[1]))):
+            steps = b.exact.index_select(0, j[part].flatten()).double().view(-1, j.shape[1], width)
+            steps.sub_(a.exact.index_select(0, i[part]).double().unsqueeze(1))
+            found[part] = steps.square_().view(-1, width).sum(dim=1).view(-1, j.shape[1])
     return found
-
-
-def inside(a: Points, b: Points, rows: slice, columns: slice, squares: Tensor, bounds: Tensor, error: Tensor) -> Tensor:
-    """Whether each pair of a block lies nearer than a bound, strictly: bool like `squares`.
-
-    `bounds` float64, squared, unscaled, broadcast against the block; `error` what `rough_squares` may be wrong by.
-    """
-    scaled = bounds / a.scale**2
-    margin = squares - scaled.float()
-    answer = margin < 0
-    doubtful = margin.abs_() <= error + scaled.float() * torch.finfo(torch.float32).eps
-    i, j = doubtful.nonzero(as_tuple=True)
-    wide = bounds.expand(squares.shape)
-    answer[i, j] = exact_squares(a, b, i + rows.start, j + columns.start) < wide[i, j]
-    return answer
 
 
 def nearest(a: Points, b: Points | None, k: int) -> Neighbours:
@@ -152,11 +195,10 @@ def _keep(values: Tensor, indices: Tensor, rows: slice, squares: Tensor, start: 
 def _settled(a: Points, b: Points, alone: bool, k: int, values: Tensor, indices: Tensor) -> Neighbours:
     """The k nearest of the candidates by exact distance; rows where one may be missing are done again in float64."""
     count, kept = values.shape
-    own = torch.arange(count, device=values.device).repeat_interleave(kept)
-    exact = exact_squares(a, b, own, indices.flatten()).view(count, kept)
+    exact = exact_groups(a, b, torch.arange(count, device=values.device), indices)
     squares, numbers = _ordered(exact, indices, k)
     if kept < len(b) - alone:
-        bound = (a.exact.shape[1] + 16) * torch.finfo(torch.float32).eps
+        bound = _relative_bound(a.rough.shape[1])
         least = values.max(dim=1).values - bound * (a.norms + b.norms.max())
         unsure = (least.double() * a.scale**2 <= squares[:, -1]).nonzero().flatten()
         for row in unsure.tolist():

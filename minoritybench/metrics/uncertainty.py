@@ -1,6 +1,6 @@
 """Intervals that mean something: over seeds (`t_interval`), within one sample set, and between paired ones.
 
-Never a bootstrap of a set metric: draws with replacement hold duplicates, which double the bias of a Frechet distance
+Never a bootstrap of a set metric: draws with replacement hold duplicates, which raise the bias of a Frechet distance
 and empty the balls of nearest neighbours (docs/uncertainty.md shows by how much).
 """
 
@@ -38,7 +38,7 @@ def jackknife(
     error = float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
     half = float(t.ppf(0.975, groups - 1)) * error
     params = {**whole.params, "interval": "delete-group jackknife", "groups": groups}
-    return MetricValue(whole.value, whole.value - half, whole.value + half, params)
+    return MetricValue(whole.value, whole.value - half, whole.value + half, params, whole.details)
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None, float | None]:

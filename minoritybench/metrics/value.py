@@ -16,12 +16,14 @@ Features = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A metric's value; the interval is None where one sample set alone gives none. `params` is what it depends on."""
+    """A metric's value; the interval is None where one sample set alone gives none. `params` is what it depends on and
+    part of its identity; `details` is what else was found on the way and is not."""
 
     value: float
     ci_low: float | None = None
     ci_high: float | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, float] = field(default_factory=dict)
 
 
 def checked_features(name: str, array: Any, minimum: int, *, keep_float32: bool = False) -> NDArray[Any]:

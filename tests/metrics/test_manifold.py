@@ -139,3 +139,16 @@ def test_rarity_of_a_grid() -> None:
     assert found[:4].tolist() == [2, 2, 2, 3]
     assert np.isnan(found[4:6]).all()
     assert found[6:].tolist() == [2, 2]
+
+
+def test_mean_rarity_leaves_out_what_lies_in_no_ball(caplog: pytest.LogCaptureFixture) -> None:
+    real = np.arange(100.0)[:, None]
+    fake = np.array([50, 50.4, 0, -2.5, -3, 500])[:, None]
+    found = metrics.rarity_score(real=real, fake=fake)
+    assert found.value == (2 + 2 + 2 + 3) / 4
+    assert found.details == {"valid_share": pytest.approx(4 / 6)}
+    assert metrics.rarity_valid_share(real=real, fake=fake).value == pytest.approx(4 / 6)
+    assert metrics.rarity_valid_share(real=real, fake=fake).value == metrics.precision(real=real, fake=fake, k=3).value
+    assert not caplog.text
+    assert np.isnan(metrics.rarity_score(real=real, fake=fake[4:]).value)
+    assert "undefined" in caplog.text

@@ -8,7 +8,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
 from minoritybench.errors import BadInputError
 from minoritybench.metrics import pairwise
-from minoritybench.metrics.neighbours import local_outlier_factor, mean_neighbour_distance, nearest
+from minoritybench.metrics.neighbours import avgknn, local_outlier_factor, lof, mean_neighbour_distance, nearest
 
 LINE = np.arange(100.0)[:, None]
 
@@ -27,6 +27,24 @@ def test_lof_is_scikit_learns() -> None:
     assert found == pytest.approx(-reference.negative_outlier_factor_, rel=1e-9)
     assert found[:300].mean() == pytest.approx(1.07, abs=0.06)
     assert found[300:].mean() > 1.8
+
+
+def test_lof_of_strangers_is_scikit_learns_novelty_detection() -> None:
+    rng = np.random.default_rng(3)
+    real, usual, wide = rng.normal(size=(400, 16)), rng.normal(size=(200, 16)), 3 * rng.normal(size=(200, 16))
+    reference = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(real)
+    for fake in (usual, wide):
+        assert local_outlier_factor(fake, 20, reference=real) == pytest.approx(-reference.score_samples(fake), rel=1e-9)
+    assert lof(real=real, fake=usual).value == pytest.approx(1.07, abs=0.03)
+    assert lof(real=real, fake=wide).value == pytest.approx(2.7, abs=0.2)
+
+
+def test_avgknn_metric_is_the_mean_over_fake_points() -> None:
+    found = avgknn(real=LINE, fake=np.array([[10.0], [10.5], [200.0]]))
+    assert found.value == pytest.approx((1.2 + 1.3 + 103) / 3)
+    assert found.params == {"k": 5, "n_real": 100, "n_fake": 3}
+    with pytest.raises(TypeError):
+        avgknn(LINE, LINE)  # type: ignore[misc]
 
 
 def test_neighbours_are_scikit_learns_and_exclude_only_the_point_itself() -> None:

@@ -85,9 +85,9 @@ def test_many_duplicates_are_ordered_by_number() -> None:
 def test_inside_is_strict_at_the_bound() -> None:
     """A ball of squared radius 7 does not hold a point at squared distance 7, though its root squared is above 7."""
     a, b = pairwise.prepare(np.zeros((1, 3)), np.array([[1.0, 1.0, 5.0**0.5], [2.0, 1.0, 1.0], [2.0, 1.0, 1.5]]))
-    squares, left, right = pairwise.rough_squares(a, b, slice(0, 1), slice(0, 3))
+    (block,) = pairwise.pair_blocks(a, b)
     bounds = torch.tensor([[6.0, 7.0, 7.25]], dtype=torch.float64)
-    hit = pairwise.inside(a, b, slice(0, 1), slice(0, 3), squares, bounds, left.unsqueeze(1) + right.unsqueeze(0))
+    hit = block.inside(bounds)
     exact = ((b.exact - a.exact) ** 2).sum(dim=1)
     assert hit.tolist() == [(exact < bounds[0]).tolist()]
     assert hit[0, 2].item() is False
