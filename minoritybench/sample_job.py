@@ -26,7 +26,7 @@ _SAMPLE_FORMAT = 4
 @dataclass(frozen=True)
 class SampleRequest:
     """What `sample` was asked for; None means the benchmark's default. `n` is per seed; `settings` may be given as a
-    dict of hyperparameters."""
+    dict of hyperparameters; `compile` runs the generator through torch.compile."""
 
     method: str
     benchmark: str = "digits"
@@ -41,6 +41,7 @@ class SampleRequest:
     dtype: str = "float32"
     workers: int = 1
     engine: str = "local"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         seeds: Any = self.seeds if isinstance(self.seeds, Iterable) else (self.seeds,)  # Python callers give one, too
@@ -119,6 +120,7 @@ class Sampler:
             "class_conditional": self.class_conditional,
             "device": request.device,
             **({} if self.threads is None else {"generator_threads": self.threads}),
+            **({"compile": True} if request.compile else {}),
             "code": code_digests(request.method, self.generator, *([] if guide is None else [self.guide])),
         }
 
@@ -151,8 +153,9 @@ def open_sampler(request: SampleRequest) -> Sampler:
 
 def open_generator(name: str, request: SampleRequest) -> DiffusionModel:
     """A generator on the request's device, in its precision."""
+    options = {"device": request.device, "dtype": request.dtype, **({"compile": True} if request.compile else {})}
     with user_code(name):
-        model: DiffusionModel = resolve("generators", name)(name, device=request.device, dtype=request.dtype)
+        model: DiffusionModel = resolve("generators", name)(name, **options)
     return model
 
 

@@ -18,6 +18,7 @@ import minoritybench
 from minoritybench.data.digits import DigitsSource
 from minoritybench.data.source import SourceSpec
 from minoritybench.errors import BadInputError
+from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sample_shard import to_pixels
 
 
@@ -194,3 +195,26 @@ def test_what_user_code_prints_goes_to_stderr(tmp_path: Path, capsys: pytest.Cap
     assert captured.out == ""
     assert "at import" in captured.err
     assert "in a step" in captured.err
+
+
+GENERATOR = """
+from minoritybench.diffusion.embedded import load_digits_ddpm
+
+def load(name, *, device="cpu", dtype="float32", compile=False):
+    model = load_digits_ddpm("digits-ddpm", device=device)
+    model.weights_sha256 = f"compiled: {compile}"
+    return model
+"""
+
+
+def test_compiling_is_the_generators_own_business(tmp_path: Path) -> None:
+    """The flag reaches the generator and belongs to the plan; the embedded model refuses it."""
+    (tmp_path / "mine.py").write_text(GENERATOR)
+    generator = f"{tmp_path / 'mine.py'}:load"
+    for compiled in (False, True):
+        facts = make_plan(SampleRequest("adm", n=4, generator=generator, compile=compiled), tmp_path / "out")[1]
+        assert facts["generator"]["weights_sha256"] == f"compiled: {compiled}"
+        assert ("compile" in facts) == compiled
+    with pytest.raises(BadInputError, match="--compile: digits-ddpm is too small to gain"):
+        minoritybench.sample("adm", tmp_path / "no", n=4, compile=True)
+    assert not (tmp_path / "no").exists()

@@ -183,6 +183,9 @@ sampling_options = _stacked(
         help="See `minoritybench list generators`. Default: the benchmark's.",
     ),
     click.option(
+        "--compile", is_flag=True, help="Run the generator through torch.compile; images agree within a tolerance."
+    ),
+    click.option(
         "--guide", type=Registered("encoders"), default=None, help="Encoder that guides. Default: the benchmark's."
     ),
 )

@@ -39,8 +39,10 @@ class DigitsDdpm:
         return ((x0 + 1) / 2).expand(-1, 3, -1, -1)
 
 
-def load_digits_ddpm(name: str, *, device: str = "cpu", dtype: str = "float32") -> DigitsDdpm:
+def load_digits_ddpm(name: str, *, device: str = "cpu", dtype: str = "float32", compile: bool = False) -> DigitsDdpm:
     """The shipped model, or the one in the folder that MINORITYBENCH_EMBEDDED_WEIGHTS names."""
+    if compile:
+        raise BadInputError(f"--compile: {name} is too small to gain, and its images are promised bit for bit")
     if dtype != DigitsDdpm.dtype:
         raise BadInputError(f"--dtype {dtype}: {name} runs in {DigitsDdpm.dtype} only")
     return DigitsDdpm(name, device)
