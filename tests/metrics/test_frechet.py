@@ -63,10 +63,10 @@ PAIRS = [  # rows of both sides, width, rank of both sides
         for case in ((1500, 1500, 1024, 1024, 1024), (300, 900, 1024, 1024, 800))
     ],
     *[
-        pytest.param(*case, marks=pytest.mark.slow)
+        pytest.param(*case, marks=pytest.mark.large)  # clean-fid takes minutes
         for case in ((3000, 2500, 2048, 2048, 2048), (500, 400, 2048, 2048, 2048))
     ],
-    pytest.param(2500, 2500, 2048, 2048, 300, marks=pytest.mark.slow),
+    pytest.param(2500, 2500, 2048, 2048, 300, marks=pytest.mark.large),
 ]
 
 
