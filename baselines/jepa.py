@@ -34,7 +34,7 @@ from torch import Tensor
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Method, StepContext, predict
 from minoritybench.errors import BadInputError
-from minoritybench.guidance import RangeFinder, ScoreGradient, score_gradient
+from minoritybench.guidance import RangeFinder, score_gradient
 from minoritybench.guidance.gradient import GradientForm
 from minoritybench.guidance.normalise import max_normalised
 from minoritybench.scoring import exact_scores
@@ -178,7 +178,7 @@ class Jepa(Method):
             floor=self.log_floor,
         )
         step.memory[_START] = guidance.found.right
-        step.passes.update(_encoder_passes(guidance, rsvd.q))
+        step.passes.update(guidance.passes)
         return step.gradient(prepared, guidance.gradient)
 
 
@@ -189,14 +189,3 @@ def _start(step: StepContext, known: Tensor | None, probes: int, inputs: Tensor)
         fresh = step.rng((known.shape[1], inputs.shape[1]), PROBE_STREAM).to(inputs)
         return torch.where(lost, fresh, known)
     return step.rng((probes, inputs.shape[1]), PROBE_STREAM).to(inputs) if known is None else known
-
-
-def _encoder_passes(guidance: ScoreGradient, q: int) -> dict[str, int]:
-    """Encoder passes a sample of one guided step."""
-    products = (1 + q) * guidance.found.sigma.shape[1]
-    return {
-        "encoder_forward": 1 + guidance.rank,
-        "encoder_jvp": products,
-        "encoder_vjp": products,
-        "encoder_double_backward": guidance.rank,
-    }
