@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def without_tf32() -> Iterator[None]:
     TF32 keeps ten bits of the mantissa, and PyTorch lets convolutions use it unless told otherwise. Nothing changes on
     a CPU. Usable as a decorator.
     """
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     allowed = [backend for backend in backends if backend.allow_tf32]
     for backend in allowed:
         backend.allow_tf32 = False
