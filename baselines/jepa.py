@@ -34,7 +34,7 @@ from torch import Tensor
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Method, StepContext, predict
 from minoritybench.errors import BadInputError
-from minoritybench.guidance import RangeFinder, ScoreGradient, score_gradient
+from minoritybench.guidance import RangeFinder, score_gradient
 from minoritybench.guidance.gradient import GradientForm
 from minoritybench.guidance.normalise import max_normalised
 from minoritybench.scoring import exact_scores
@@ -166,10 +166,9 @@ class Jepa(Method):
             images = step.decode(x0_hat)
             prepared = encoder.prepare(images.clamp(0.0, 1.0) if self.clamp_x0 else images)
         inputs = prepared[0].numel()
-        start = step.memory.get(_START) if self.warm_start else None
-        rsvd = Rsvd(self.k, self.p, self.q if start is None else self.warm_q).within(inputs)
-        if start is None:
-            start = step.rng((rsvd.probes, inputs), PROBE_STREAM).to(prepared)
+        known = step.memory.get(_START) if self.warm_start else None
+        rsvd = Rsvd(self.k, self.p, self.q if known is None else self.warm_q).within(inputs)
+        start = _start(step, known, rsvd.probes, prepared.detach().flatten(1))
         guidance = score_gradient(
             encoder,
             prepared.detach(),
@@ -179,16 +178,14 @@ class Jepa(Method):
             floor=self.log_floor,
         )
         step.memory[_START] = guidance.found.right
-        step.passes.update(_encoder_passes(guidance, rsvd.q))
+        step.passes.update(guidance.passes)
         return step.gradient(prepared, guidance.gradient)
 
 
-def _encoder_passes(guidance: ScoreGradient, q: int) -> dict[str, int]:
-    """Encoder passes a sample of one guided step."""
-    products = (1 + q) * guidance.found.sigma.shape[1]
-    return {
-        "encoder_forward": 1 + guidance.rank,
-        "encoder_jvp": products,
-        "encoder_vjp": products,
-        "encoder_double_backward": guidance.rank,
-    }
+def _start(step: StepContext, known: Tensor | None, probes: int, inputs: Tensor) -> Tensor:
+    """Tangents `(B, probes, n)` that the search begins with: those `known` of the guided step before, random ones where
+    there are none. A value lost in rounding leaves zeros, from which the search would find nothing but rounding."""
+    if known is not None and (lost := ~known.any(dim=2, keepdim=True)).any():
+        fresh = step.rng((known.shape[1], inputs.shape[1]), PROBE_STREAM).to(inputs)
+        return torch.where(lost, fresh, known)
+    return step.rng((probes, inputs.shape[1]), PROBE_STREAM).to(inputs) if known is None else known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,24 @@ def torch_threads(count: int | None) -> Iterator[None]:
     finally:
         if torch.get_num_threads() != before:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Run the block with matrix products and convolutions in full float32 on CUDA, then restore.
+
+    TF32 keeps ten bits of the mantissa, and PyTorch lets convolutions use it unless told otherwise. Nothing changes on
+    a CPU. Usable as a decorator.
+    """
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    allowed = [backend for backend in backends if backend.allow_tf32]
+    for backend in allowed:
+        backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for backend in allowed:
+            backend.allow_tf32 = True
 
 
 def pad_rows(rows: Tensor, size: int) -> Tensor:

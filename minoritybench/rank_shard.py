@@ -24,7 +24,7 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, embed, micro_batch_of, name_of, threads_of
 from minoritybench.errors import BadInputError
 from minoritybench.features import ExtractorEncoder, load_extractor
-from minoritybench.microbatch import map_micro_batches, torch_threads
+from minoritybench.microbatch import map_micro_batches, torch_threads, without_tf32
 from minoritybench.registry import entries, user_code
 from minoritybench.scoring import Backoff, Rsvd, exact_scores, rsvd_scores
 from minoritybench.scoring.spectrum import LOG_FLOOR
@@ -217,6 +217,7 @@ def _score_batch(
             result.features.append(row)
 
 
+@without_tf32()
 def embeddings(encoder: Encoder, prepared: Tensor) -> NDArray[np.float32]:
     """f(x) `(N, d)` at prepared inputs `(N, ...)`, in the encoder's fixed micro-batches."""
     with torch_threads(threads_of(encoder)), torch.no_grad():

@@ -57,9 +57,9 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images, each of one
-    micro-batch of the model: what a kill can cost. `threads` is the torch thread count of a generator that names none
-    of its own, None where it does."""
+    """What a worker needs to draw any shard, picklable. Shards run over seeds, then over blocks of images, of
+    `shard_size`: what a kill can cost. `threads` is the torch thread count of a generator that names none of its own,
+    None where it does and on a GPU."""
 
     out: str
     token: str
@@ -98,14 +98,19 @@ class Sampler:
     spacing: str
     class_conditional: bool
 
-    @property
-    def threads(self) -> int | None:
-        """The thread count that results depend on, where the generator names none of its own."""
-        return torch.get_num_threads() if self.model.threads is None else None
+    def threads(self, request: SampleRequest) -> int | None:
+        """The thread count that results on a CPU depend on, where the generator names none of its own."""
+        return torch.get_num_threads() if self.model.threads is None and request.device == "cpu" else None
+
+    def shard_size(self, request: SampleRequest) -> int:
+        """Images of a shard: one micro-batch, or on a GPU as many as are asked for at a time, if those are more."""
+        asked = None if request.device == "cpu" else request.batch_size
+        return max(self.model.micro_batch, asked or 0)
 
     def facts(self, request: SampleRequest) -> dict[str, Any]:
         """The identity of what is sampled: two requests with equal facts give equal images."""
         guide = self.needs.get(ENCODER)
+        threads, shard_size = self.threads(request), self.shard_size(request)
         return {
             "format": _SAMPLE_FORMAT,
             "method": {"name": self.method.name, "params": self.method.params, "preset": self.method.preset},
@@ -119,7 +124,8 @@ class Sampler:
             "spacing": self.spacing,
             "class_conditional": self.class_conditional,
             "device": request.device,
-            **({} if self.threads is None else {"generator_threads": self.threads}),
+            **({} if threads is None else {"generator_threads": threads}),
+            **({} if shard_size == self.model.micro_batch else {"images_at_once": shard_size}),
             **({"compile": True} if request.compile else {}),
             "code": code_digests(request.method, self.generator, *([] if guide is None else [self.guide])),
         }
@@ -131,8 +137,8 @@ def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, 
     n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
     facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
-    shard_size = sampler.model.micro_batch
-    return SamplePlan(str(out), digest_of(facts), request, n, seeds, shard_size, sampler.threads), facts
+    shard_size, threads = sampler.shard_size(request), sampler.threads(request)
+    return SamplePlan(str(out), digest_of(facts), request, n, seeds, shard_size, threads), facts
 
 
 def open_sampler(request: SampleRequest) -> Sampler:

@@ -1,4 +1,4 @@
-"""One shard of sampling: a micro-batch of images, their PNG files and a receipt."""
+"""One shard of sampling: its images, their PNG files and a receipt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minoritybench.diffusion.loop import run_chain
 from minoritybench.diffusion.schedule import make_schedule
-from minoritybench.microbatch import torch_threads
+from minoritybench.microbatch import torch_threads, without_tf32
 from minoritybench.provenance import peak_memory_bytes, tool_record
 from minoritybench.registry import user_code
 from minoritybench.report.pictures import png_bytes
@@ -74,11 +74,12 @@ def sample_images(
 
     On a CPU every network call runs on the model's fixed micro-batch, whatever `batch_size` was asked for, so that
     images are the same bit for bit. On a GPU, whose results are stated within a tolerance anyway, a call takes
-    `batch_size` images at most, and half as many each time memory runs out.
+    `batch_size` images (by default a micro-batch), and half as many each time memory runs out.
     """
-    size = micro_batch = sampler.model.micro_batch
+    size = sampler.model.micro_batch
     if request.device != "cpu":
-        size = min(size, request.batch_size or size)
+        size = min(request.batch_size or size, max(size, len(indices)))
+    asked = size
     pixels: list[Pixels] = []
     labels: list[int | None] = []
     passes: dict[str, int] = {}
@@ -91,7 +92,7 @@ def sample_images(
                 raise
             if size == 1:
                 raise MemoryExhaustedError(
-                    f"out of memory drawing one image at a time (micro-batch {micro_batch} before): use another"
+                    f"out of memory drawing one image at a time ({asked} before): use another"
                     " --device or --dtype bfloat16; the same command resumes"
                 ) from error
             size //= 2
@@ -117,6 +118,7 @@ def _sample_block(
     resources = {name: need.value for name, need in sampler.needs.items()}
     passes: Counter[str]
     with (
+        without_tf32(),
         torch_threads(model.threads),
         user_code(sampler.generator),
         user_code(sampler.method.name),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from minoritybench.errors import BadInputError
@@ -49,3 +50,14 @@ class Unstartable:
 
     def run(self, *_: object) -> None:
         return None
+
+
+def note_gpu(folder: str, shard: int) -> None:
+    """Write down which GPU this process took, once the other of two shards has begun elsewhere."""
+    import torch
+
+    Path(folder, f"begun-{shard}").touch()
+    deadline = time.monotonic() + 60
+    while not Path(folder, f"begun-{1 - shard}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    Path(folder, f"gpu-{shard}").write_text(str(torch.cuda.chosen))  # type: ignore[attr-defined]  # a stand-in

@@ -141,7 +141,8 @@ compute_options = _stacked(
         type=BatchSize(),
         default="auto",
         show_default=True,
-        help="Images handled at a time, rounded up to whole micro-batches; never changes a result.",
+        help="Images handled at a time. On a CPU rounded up to whole micro-batches, and never changes a result; on a"
+        " GPU results agree within a tolerance.",
     ),
     network_options,
     click.option(

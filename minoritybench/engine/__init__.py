@@ -26,9 +26,9 @@ def run_shards(
     """Run `worker(plan, shard)` for each shard on `workers` workers, yielding each shard number as it is done, in any
     order.
 
-    `device` is where the worker computes, so that an engine can reserve it. An error in a shard stops the run and is
-    raised here; shards already done stay done. Errors: unknown engine or fewer than one worker exit 2, an absent
-    optional package exits 3, workers that keep dying exit 5.
+    `device` is where the worker computes: with `cuda`, GPUs are shared out among the workers. An error in a shard
+    stops the run and is raised here; shards already done stay done. Errors: unknown engine or fewer than one worker
+    exit 2, an absent optional package exits 3, workers that keep dying exit 5.
     """
     check_engine(engine, device)
     if workers < 1:
@@ -37,7 +37,7 @@ def run_shards(
         from minoritybench.engine import ray
 
         return ray.run_shards(worker, plan, shards, workers, device)
-    return local.run_shards(worker, plan, shards, workers)
+    return local.run_shards(worker, plan, shards, workers, device)
 
 
 def check_engine(engine: str, device: str = "cpu") -> None:

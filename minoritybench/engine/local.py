@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from minoritybench.errors import MinorityBenchError
 
@@ -24,12 +24,13 @@ class WorkerDiedError(MinorityBenchError):
 
 
 def run_shards(
-    worker: Callable[[Plan, int], None], plan: Plan, shards: Sequence[int], workers: int = 1
+    worker: Callable[[Plan, int], None], plan: Plan, shards: Sequence[int], workers: int = 1, device: str = "cpu"
 ) -> Iterator[int]:
     """Run `worker(plan, shard)` for each shard, yielding each shard number as it is done, in any order.
 
     With more than one worker, `worker` must be importable and `plan` picklable; processes are spawned, one shard at a
-    time each. An exception in a shard stops the run; shards already done stay done.
+    time each; on `device` `cuda` they take the GPUs in turn. An exception in a shard stops the run; shards already done
+    stay done.
     """
     if workers == 1 or len(shards) <= 1:
         for shard in shards:
@@ -37,7 +38,8 @@ def run_shards(
             yield shard
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), context, _die_with_parent, (os.getpid(),)) as pool:
+    setting = (os.getpid(), device, context.Value("i", 0))
+    with ProcessPoolExecutor(min(workers, len(shards)), context, _set_up, setting) as pool:
         futures = {pool.submit(worker, plan, shard): shard for shard in shards}
         try:
             for future in as_completed(futures):
@@ -51,6 +53,25 @@ def run_shards(
             for process in list((pool._processes or {}).values()):  # the pool's own, never other children of the caller
                 process.terminate()
             raise
+
+
+def _set_up(parent: int, device: str, started: Any) -> None:
+    """What a worker process does first; `started` counts, in shared memory, those that began before."""
+    _die_with_parent(parent)
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    take_gpu(device, number)
+
+
+def take_gpu(device: str, number: int) -> None:
+    """Make `cuda` mean GPU `number` modulo their count in this process; any other device is one already."""
+    if device != "cuda":
+        return
+    import torch
+
+    if count := torch.cuda.device_count():
+        torch.cuda.set_device(number % count)
 
 
 def _die_with_parent(parent: int) -> None:

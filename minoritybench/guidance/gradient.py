@@ -14,6 +14,7 @@ through `layer_norm` that gradient is silently wrong in PyTorch.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,12 +39,13 @@ within 6e-4 (median) of the dual one on the digits encoders and a random ViT-S a
 @dataclass(frozen=True)
 class ScoreGradient:
     """`gradient` has the shape of the prepared input `(B, ...)`; `score` float64 `(B,)` is the top-k sum there; `found`
-    are all triplets of the subspace searched, of which the `rank` largest count."""
+    are all triplets of the subspace searched; `passes` is what an image cost, each of the encoder's networks evaluated
+    or differentiated once, as automatic differentiation needs it: a form by hand may share some of them."""
 
     gradient: Tensor
     score: Tensor
     found: TopK
-    rank: int
+    passes: Counter[str]
 
 
 def score_gradient(
@@ -64,19 +66,25 @@ def score_gradient(
     """
     finder = RangeFinder(finder) if isinstance(finder, Rsvd) else finder
     known = derivatives_of(encoder, prepared)
-    found = finder.find(encoder, prepared, start, known)  # its graphs are freed here, before the next ones are built
+    passes: Counter[str] = Counter()
+    # The graphs of the search are freed with it, before the next ones are built.
+    found = finder.find(encoder, prepared, start, known, passes)
     if not found.sigma.isfinite().all():
         raise BadInputError(
             f"{name_of(encoder)}: its Jacobian is not finite at a guided image; choose gentler guidance (--set)"
         )
     top = found.first(finder.rsvd.k)
+    rank = top.sigma.shape[1]
     if form == "central-difference":
         gradient = difference_gradient(encoder, prepared, top, floor)
-    elif known is None:
-        gradient = dual_gradient(encoder, prepared, top, floor)
+        passes.update(encoder_forward=2 * rank, encoder_vjp=2 * rank)
     else:
-        gradient = known.gradient(*_factors(top, prepared, floor))
-    return ScoreGradient(gradient, log_sum(top.sigma), found, rank=top.sigma.shape[1])
+        if known is None:
+            gradient = dual_gradient(encoder, prepared, top, floor)
+        else:
+            gradient = known.gradient(*_factors(top, prepared, floor))
+        passes.update(encoder_forward=rank, encoder_double_backward=rank)
+    return ScoreGradient(gradient, log_sum(top.sigma), found, passes)
 
 
 def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floor: float = LOG_FLOOR) -> Tensor:

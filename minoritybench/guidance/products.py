@@ -7,11 +7,14 @@ transformer linearised by hand, and the finite differences of the published code
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
 from minoritybench.encoders.base import Encoder, embed
 from minoritybench.scoring.jacobian import JacobianGraph
+from minoritybench.scoring.rsvd import JacobianProducts
 from minoritybench.scoring.vit import LinearisedVit
 from minoritybench.scoring.vit.tangent import pull_few, push_forward
 
@@ -104,3 +107,23 @@ class FiniteDifferences:
         with torch.no_grad():
             z = embed(self._encoder, moved.flatten(0, 1)).view(batch, count, -1)
         return (z - self.z.unsqueeze(1)) / self._step
+
+
+class CountedProducts:
+    """Products that count themselves in `passes`, an image: `encoder_vjp`, and `encoder_jvp` or, where a JVP is a
+    finite difference, `encoder_forward`. Vectors are counted, not the copies or the padding they travel in."""
+
+    def __init__(self, products: JacobianProducts, passes: Counter[str]) -> None:
+        self._products, self._passes = products, passes
+        self._jvp = "encoder_forward" if isinstance(products, FiniteDifferences) else "encoder_jvp"
+        self.dim, self.inputs = products.dim, products.inputs
+
+    def vjp(self, vectors: Tensor) -> Tensor:
+        """`J^T w` for `(B, l, d)` cotangents: `(B, l, n)`."""
+        self._passes["encoder_vjp"] += vectors.shape[1]
+        return self._products.vjp(vectors)
+
+    def jvp(self, vectors: Tensor) -> Tensor:
+        """`J v` for `(B, l, n)` tangents: `(B, l, d)`."""
+        self._passes[self._jvp] += vectors.shape[1]
+        return self._products.jvp(vectors)

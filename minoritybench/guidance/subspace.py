@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minoritybench.encoders.base import Encoder, null_basis, require_same_output
-from minoritybench.guidance.products import CopiedGraph, FiniteDifferences, LinearisedProducts
+from minoritybench.guidance.products import CopiedGraph, CountedProducts, FiniteDifferences, LinearisedProducts
 from minoritybench.scoring.lanczos import Lanczos, lanczos_top_k
 from minoritybench.scoring.rsvd import JacobianProducts, Rsvd, TopK, orthonormal, range_basis, top_k
 from minoritybench.scoring.vit import LinearisedVit
@@ -50,17 +51,27 @@ class RangeFinder:
     kind: Literal["rsvd", "lanczos"] = "rsvd"
     products: Literal["exact", "finite-difference"] = "exact"
 
-    def find(self, encoder: Encoder, prepared: Tensor, start: Tensor, known: Derivatives | None = None) -> TopK:
+    def find(
+        self,
+        encoder: Encoder,
+        prepared: Tensor,
+        start: Tensor,
+        known: Derivatives | None = None,
+        passes: Counter[str] | None = None,
+    ) -> TopK:
         """The `k + p` largest triplets at `prepared` `(B, ...)`, or fewer where the Jacobian has no room for them.
 
         `start` `(B, k + p, n)` are tangents: random ones, or right singular vectors found nearby. `known` are the
-        derivatives there, if somebody has them; exact products are then theirs.
+        derivatives there, if somebody has them; exact products are then theirs. `passes` is added what an image cost.
         """
+        passes = Counter() if passes is None else passes
+        passes["encoder_forward"] += 1
         if self.products == "finite-difference":
             differences = FiniteDifferences(encoder, prepared, self.rsvd.probes, PUBLISHED_DIFFERENCE)
-            return top_k(differences, published_basis(differences, start, self.rsvd.q), self.rsvd.probes)
-        products, z = (known, known.z) if known else exact_products(encoder, prepared, self.rsvd.probes)
-        nulls = null_basis(encoder, z)
+            counted = CountedProducts(differences, passes)
+            return top_k(counted, published_basis(counted, start, self.rsvd.q), self.rsvd.probes)
+        exact, z = (known, known.z) if known else exact_products(encoder, prepared, self.rsvd.probes)
+        products, nulls = CountedProducts(exact, passes), null_basis(encoder, z)
         if self.kind == "rsvd":
             return top_k(products, range_basis(products, start, self.rsvd.q, nulls), self.rsvd.probes)
         case = Lanczos(self.rsvd.probes, self.rsvd.probes, self.rsvd.q + 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minoritybench.encoders.base import Encoder, micro_batch_of, name_of, null_basis, require_same_output, threads_of
 from minoritybench.errors import BadInputError
-from minoritybench.microbatch import pad_rows, torch_threads
+from minoritybench.microbatch import pad_rows, torch_threads, without_tf32
 from minoritybench.rng import ImageStreams
 from minoritybench.scoring.backoff import Backoff, Portion
 from minoritybench.scoring.jacobian import ROWS_PER_CHUNK, JacobianGraph
@@ -80,6 +80,7 @@ def _check_images(images: Tensor) -> None:
         _log.warning("images lie outside [0, 1], where encoders expect them: scores may mean nothing")
 
 
+@without_tf32()
 def exact_scores(
     encoder: Encoder,
     prepared: Tensor,
@@ -152,6 +153,7 @@ def _linearised(encoder: Encoder) -> LinearisedVit | None:
     return None if offered is None else offered()
 
 
+@without_tf32()
 def rsvd_scores(encoder: Encoder, prepared: Tensor, rsvd: Rsvd, *, seed: int, indices: Sequence[int]) -> Tensor:
     """Top-k sums by randomised SVD at prepared inputs `(N, ...)`: float64 `(N,)`.
 

@@ -42,6 +42,7 @@ class TopK:
     """The k largest singular triplets that a subspace holds, a batch of `B` Jacobians `(d, n)`.
 
     `sigma` float64 `(B, k)` descending; `left` `(B, k, d)` and `right` `(B, k, n)` unit vectors in the graph's dtype.
+    The right vector of a value that is rounding (`noise_floor`) is zero: it has no direction of its own.
     """
 
     sigma: Tensor
@@ -98,7 +99,7 @@ def top_k(graph: JacobianProducts, basis: Tensor, k: int) -> TopK:
 def triplets(basis: Tensor, rows: Tensor, k: int) -> TopK:
     """The `k` largest singular triplets of `Q B` for a basis `Q` `(B, d, l)` and `B = Q^T J` `(B, l, n)`.
 
-    `sigma` is NaN for an image whose `B` has an infinite or undefined entry.
+    `sigma` is NaN for an image whose `B` has an infinite or undefined entry, and the right vectors are zero.
     """
     projected = rows.to(torch.float64)
     finite = projected.isfinite().flatten(1).all(dim=1)
@@ -108,8 +109,17 @@ def triplets(basis: Tensor, rows: Tensor, k: int) -> TopK:
     sigma = torch.where(finite.unsqueeze(1), values.flip(-1)[:, :k].clamp_min(0.0).sqrt(), torch.nan)
     rotation = vectors.flip(-1)[:, :, :k].transpose(1, 2)
     left = rotation @ basis.to(torch.float64).transpose(1, 2)
-    right = (rotation @ projected) / sigma.clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(-1)
+    defined = (sigma > noise_floor(sigma, basis.dtype)).unsqueeze(-1)
+    right = torch.where(defined, (rotation @ projected) / sigma.unsqueeze(-1), 0.0)
     return TopK(sigma=sigma, left=left.to(basis.dtype), right=right.to(basis.dtype))
+
+
+def noise_floor(sigma: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rounding alone can make of a singular value that is zero, `(B, 1)`, for `sigma` `(B, k)` descending.
+
+    That of products in `dtype`, and that of the square root of an eigenvalue found in float64.
+    """
+    return sigma[:, :1] * max(torch.finfo(dtype).eps, torch.finfo(torch.float64).eps ** 0.5)
 
 
 def orthonormal(rows: Tensor, nulls: Tensor | None = None) -> Tensor:

@@ -71,6 +71,23 @@ def test_delta_is_the_normalised_gradient_with_the_reconstruction_frozen(draws: 
     assert torch.allclose(delta.abs().flatten(1).amax(dim=1), torch.full((2,), 0.7).double() * step.variance.max())
 
 
+def test_a_clipped_estimate_is_compared_and_noised_again_clipped() -> None:
+    """Against autograd through the clip, the reconstruction held constant."""
+    x_t = 3 * states()
+    step, delta = guided(sgms(w=0.7, clip_for_guidance=True), x_t)
+    a = alpha_bar(LEVEL)
+    clipped = estimate_of(x_t, INDEX).clamp(-1, 1)
+    assert not torch.equal(clipped, estimate_of(x_t, INDEX))
+    target = estimate_of(a**0.5 * clipped + (1 - a) ** 0.5 * step.rng(SHAPE, NOISE_STREAM), LEVEL)
+    leaf = x_t.clone().requires_grad_(True)
+    loss = (estimate_of(leaf, INDEX).clamp(-1, 1) - target).flatten(1).norm(dim=1)
+    (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    peak = gradient.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(delta, 0.7 * step.variance * gradient / peak, rtol=1e-9, atol=1e-14)
+    _, free = guided(sgms(w=0.7), x_t)
+    assert not torch.allclose(delta, free, rtol=1e-2)
+
+
 def test_no_graph_is_built_for_the_reconstruction() -> None:
     model = SmoothModel()
     step = step_at(INDEX, states(), model, **{"distance:l2": euclidean})

@@ -74,7 +74,7 @@ def test_guidance_never_looks_along_null_directions() -> None:
     encoder = LayerNormEncoder(27, 12)
     prepared = torch.rand(2, 3, 3, 3, dtype=torch.float64)
     result = score_gradient(encoder, prepared, Rsvd(12, 4, 1), torch.randn(2, 16, 27, dtype=torch.float64))
-    assert (result.found.sigma.shape[1], result.rank) == (10, 10)
+    assert (result.found.sigma.shape[1], result.passes["encoder_double_backward"]) == (10, 10)
     assert torch.allclose(result.score, exact_scores(encoder, prepared).deflated, atol=1e-9)
 
 

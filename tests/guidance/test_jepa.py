@@ -11,6 +11,7 @@ import torch
 from minoritybench.baselines.adm import Adm
 from minoritybench.baselines.jepa import Jepa
 from torch import Tensor
+from toy_denoisers import SHAPE, SmoothModel
 from toy_encoders import LayerNormEncoder
 
 import minoritybench
@@ -23,33 +24,12 @@ from minoritybench.methods import configure
 from minoritybench.records import load_benchmark
 from minoritybench.rng import ImageStreams
 
-SHAPE = (3, 3, 3)
 START = 5  # the last six steps of 50: those with t = 6 and t = 3 are guided
 WHOLE = {
     "eta": 1.7,
     "k": 3,
     "p": 9,
 }  # k + p = d: the projection spans every direction, so that nothing is projected out
-
-
-class SmoothModel:
-    """A float64 denoiser that mixes all pixels: eps = tanh(W x_t + timestep / 1000)."""
-
-    name, weights_sha256, dtype, schedule, train_steps = "smooth", "", "float64", "cosine", 1000
-    state_shape: tuple[int, ...] = SHAPE
-    num_classes = None
-    micro_batch, threads = 2, 1
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(3)
-        self.weight = torch.randn(27, 27, generator=generator, dtype=torch.float64) / 27**0.5
-
-    def predict(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
-        shift = timestep.to(torch.float64).view(-1, 1) / 1000
-        return torch.tanh(x_t.flatten(1) @ self.weight.T + shift).view_as(x_t)
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return (x0 + 1) / 2
 
 
 class ScaledEncoder(LayerNormEncoder):
