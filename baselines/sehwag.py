@@ -38,6 +38,7 @@ from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.guidance.normalise import l2_normalised, max_normalised
 from minoritybench.prepare import RECIPE_FIELDS, Kit, Prepared, TrainingRecipe, classifier_gradient
+from minoritybench.records import BenchmarkSpec
 
 _NORMALISE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "max": max_normalised,
@@ -87,6 +88,16 @@ class Sehwag(TrainingRecipe, Method):
             raise BadInputError(
                 "sehwag: temperature must be positive, bands and fitted at least 1 and generated at least 0, not"
                 f" {self.temperature}, {self.bands}, {self.fitted}, {self.generated}"
+            )
+
+    def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
+        """Refuse the original without labels, and the data as what they are told from."""
+        if self.variant == "conditional" and not class_conditional:
+            raise BadInputError("sehwag: variant=conditional takes class labels: add --class-conditional")
+        if not self._by_class(class_conditional) and self.negatives == benchmark.dataset:
+            raise BadInputError(
+                f"sehwag: negatives={self.negatives} is the dataset of {benchmark.name}, which it is to be told from:"
+                " choose another, --set negatives=..."
             )
 
     def needs(self, class_conditional: bool) -> frozenset[str]:
@@ -144,7 +155,8 @@ class Sehwag(TrainingRecipe, Method):
     def low_density(self, part: Prepared, step: StepContext, x_t: Tensor, timestep: int) -> Tensor:
         """What the low-density gradient ascends, `(B,)`: the hardness score of x_t under its class's Gaussian, or the
         contrastive loss of its features against the class means."""
-        labels = _required(step.labels)
+        labels = step.labels
+        assert labels is not None
         features = part.features(x_t, timestep, None)
         band = timestep * self.bands // step.model.train_steps
         mean = part.tensors["mean"][band]
@@ -183,12 +195,6 @@ class Sehwag(TrainingRecipe, Method):
 
     def _by_class(self, class_conditional: bool) -> bool:
         return self.variant == "conditional" or (self.variant == "auto" and class_conditional)
-
-
-def _required(labels: Tensor | None) -> Tensor:
-    if labels is None:
-        raise BadInputError("sehwag: variant=conditional takes class labels: sample with --class-conditional")
-    return labels
 
 
 def log_second(logits: Tensor) -> Tensor:

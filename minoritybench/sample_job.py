@@ -142,13 +142,28 @@ def open_sampler(request: SampleRequest) -> Sampler:
     method = configure(request.method, dict(request.settings), benchmark)
     generator = request.generator or benchmark.generator
     model = open_generator(generator, request)
-    if request.class_conditional and model.num_classes is None:
-        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    conditional = draws_by_class(model, request.class_conditional)
+    check_use(method, benchmark, conditional)
     guide = request.guide or benchmark.guide
-    conditional = request.class_conditional or getattr(model, "requires_labels", False)
     needs = _open_needs(method, benchmark, model, guide, request, conditional)
     spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
     return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional)
+
+
+def draws_by_class(model: DiffusionModel, asked: bool) -> bool:
+    """Whether images are drawn with class labels: because it was asked for, or because the network knows no other way.
+    Asked of an unconditional model exits 2."""
+    if asked and model.num_classes is None:
+        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    return asked or bool(getattr(model, "requires_labels", False))
+
+
+def check_use(method: ConfiguredMethod, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
+    """Let the method's `check_use(benchmark, class_conditional)`, if it has one, refuse before anything is computed."""
+    refuse = getattr(method.instance, "check_use", None)
+    if refuse is not None:
+        with user_code(method.name):
+            refuse(benchmark, class_conditional)
 
 
 def open_generator(name: str, request: SampleRequest) -> DiffusionModel:

@@ -96,6 +96,7 @@ class Method:
       `eps_shift(step) -> delta`                               added to the predicted noise (guidance in DDIM form)
       `correct(step) -> delta | None`                          added to x_{t-1} after the transition
       `objective(step) -> {name: (B,)}`                        what it seeks, larger is more, of `x0_hat`; for reports
+      `check_use(benchmark, class_conditional)`                refuses, before any work, settings that cannot do there
     A class that has them without inheriting from this one works as well. `requires` names what it needs beside the
     generator (see `minoritybench.needs`); where that depends on its settings, a method `needs(class_conditional)` does.
     """

@@ -28,7 +28,7 @@ from minoritybench.prepare.artefact import (
 from minoritybench.prepare.kit import Kit, WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, user_code
-from minoritybench.sample_job import SampleRequest, open_generator
+from minoritybench.sample_job import SampleRequest, check_use, draws_by_class, open_generator
 from minoritybench.store import digest_of, folder_lock, open_output, sha256_file
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,10 @@ def plan_parts(request: PrepareRequest) -> list[PartJob]:
     benchmark = load_benchmark(request.benchmark)
     method = configure(request.method, dict(request.settings), benchmark)
     model = _generator(request, benchmark)
-    if request.class_conditional and model.num_classes is None:
-        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    conditional = draws_by_class(model, request.class_conditional)
+    check_use(method, benchmark, conditional)
     jobs = []
-    for part in part_names(method, request.class_conditional):
+    for part in part_names(method, conditional):
         identity = part_identity(part, method, benchmark, model)
         if request.folder is not None:
             target = request.folder / identity.file_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from scipy.stats import multivariate_normal
 from toy_denoisers import SmoothModel, step_at
 from toy_guides import central_differences, states, toy_part
 
+import minoritybench
 from minoritybench.diffusion.step import StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
-from minoritybench.prepare import Prepared
+from minoritybench.prepare import Prepared, PrepareRequest, plan_parts
 from minoritybench.records import load_benchmark
 
 INDEX = 10
@@ -149,8 +151,17 @@ def test_variant_decides_what_is_needed() -> None:
     assert Sehwag().needs(True) == {HARDNESS, FIDELITY}
     assert Sehwag(beta=0.0).needs(True) == {HARDNESS}
     assert Sehwag(variant="ood").needs(True) == {OOD}
-    with pytest.raises(BadInputError, match="--class-conditional"):
-        Sehwag(variant="conditional").correct(step_of(hardness=hardness_part()))
+
+
+def test_what_a_setting_cannot_do_is_refused_before_sampling(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="add --class-conditional"):
+        minoritybench.sample("sehwag", tmp_path / "s", settings={"variant": "conditional"}, n=2, seeds=(0,))
+    assert not (tmp_path / "s").exists()
+    Sehwag(variant="conditional").check_use(load_benchmark("digits"), True)
+    with pytest.raises(BadInputError, match="is the dataset of digits") as caught:
+        plan_parts(PrepareRequest("sehwag", settings=(("negatives", "digits"),)))
+    assert caught.value.exit_code == 2
+    plan_parts(PrepareRequest("sehwag", settings=(("negatives", "digits"),), class_conditional=True))
 
 
 def test_gaussian_hardness_is_the_negative_log_density() -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 import minoritybench
+from minoritybench.diffusion.embedded import DigitsDdpm
 from minoritybench.errors import BadInputError, MinorityBenchError, MissingAssetError
 from minoritybench.prepare import PrepareRequest, plan_parts, prepare_parts
+from minoritybench.sample_job import SampleRequest, open_sampler
 from minoritybench.store import sha256_file
 
 SMALL = ("--set", "levels=3", "--set", "iterations=40", "--set", "n_iter=1", "--set", "batch_size=32")
@@ -203,3 +205,14 @@ def test_shipped_parts_guide_and_scale_zero_equals_adm_bit_for_bit(
     assert outcome.passes["classifier_forward"] == outcome.passes["classifier_backward"] == 50 * classifiers
     assert outcome.passes["denoiser_forward"] == 50
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"), [("mg", {"levels-by-class"}), ("sehwag", {"hardness", "fidelity"})], ids=["mg", "sehwag"]
+)
+def test_a_network_that_requires_labels_gets_the_parts_that_sampling_asks_for(
+    method: str, parts: set[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "requires_labels", True, raising=False)
+    assert {job.identity.part for job in plan_parts(PrepareRequest(method))} == parts
+    assert set(open_sampler(SampleRequest(method)).needs) == {f"prepared:{part}" for part in parts}
