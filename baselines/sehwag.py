@@ -167,9 +167,8 @@ class Sehwag(TrainingRecipe, Method):
 
     def _prepare_hardness(self, kit: Kit) -> Prepared:
         """A noise-conditional classifier of the classes, and their Gaussians in its features, a band of noise each."""
-        images = kit.images()
-        if images.labels is None:
-            raise BadInputError("sehwag: hardness needs a dataset with class labels")
+        images = kit.images(labelled=True)
+        assert images.labels is not None
         classifier = kit.train(images, images.labels, kit.classes, self)
         means, whitenings = [], []
         for band in range(self.bands):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.diffusion.model import DiffusionModel, requires_labels
 from minoritybench.encoders import load_encoder
 from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError
@@ -155,7 +155,7 @@ def draws_by_class(model: DiffusionModel, asked: bool) -> bool:
     Asked of an unconditional model exits 2."""
     if asked and model.num_classes is None:
         raise BadInputError(f"--class-conditional: {model.name} is unconditional")
-    return asked or bool(getattr(model, "requires_labels", False))
+    return asked or requires_labels(model)
 
 
 def check_use(method: ConfiguredMethod, benchmark: BenchmarkSpec, class_conditional: bool) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from minoritybench.data.catalogue import known
 from minoritybench.data.source import SourceSpec, open_source, spec_from_argument
 from minoritybench.diffusion.loop import run_chain
-from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.diffusion.model import DiffusionModel, requires_labels
 from minoritybench.diffusion.schedule import Schedule, Table, make_schedule
 from minoritybench.diffusion.step import Method
 from minoritybench.engine.stage import run_stage
@@ -32,7 +32,7 @@ from minoritybench.prepare.artefact import PREPARE_SEED, Prepared
 from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig, architecture_for
 from minoritybench.prepare.figures import held_out_figures
 from minoritybench.prepare.images import FACTS as IMAGE_FACTS
-from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, image_shard, open_store
+from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, class_labels, image_shard, open_store
 from minoritybench.prepare.training import Task, TrainingRecipe, noised, train
 from minoritybench.records import load_benchmark
 from minoritybench.registry import user_code
@@ -83,8 +83,14 @@ class Bench:
 
     def distance(self, name: str) -> Distance:
         """A distance between images in diffusion space."""
-        opened: Distance = open_distance(name, self.device).value
-        return opened
+        return _distance(name, self.device)
+
+
+@lru_cache(maxsize=2)
+def _distance(name: str, device: str) -> Distance:
+    """Opened once a process: LPIPS builds its network and hashes the weights."""
+    opened: Distance = open_distance(name, device).value
+    return opened
 
 
 Value = Callable[[Bench, Tensor, Tensor | None, Sequence[int]], Tensor]
@@ -101,10 +107,16 @@ class Kit:
         self._folder = Path(plan.work)
         self.facts: dict[str, Any] = {}
 
-    def images(self) -> ImageStore:
-        """The benchmark's images, the ones that its generator models, with their classes where they have any."""
+    @property
+    def requires_labels(self) -> bool:
+        """Whether the generator is a network that has no unconditional mode."""
+        return requires_labels(self._model)
+
+    def images(self, *, labelled: bool = False) -> ImageStore:
+        """The benchmark's images, the ones that its generator models, with their classes where they have any. With
+        `labelled` a dataset without classes exits 2 before any image is read."""
         benchmark = load_benchmark(self._plan.benchmark)
-        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split))
+        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split), labelled)
 
     def other_images(self, dataset: str) -> ImageStore:
         """Images of another dataset (a registered name, or a folder), brought to the generator's shape. A known one
@@ -199,8 +211,12 @@ class Kit:
         model = self._model
         return make_schedule(model.schedule, str(model.train_steps), model.train_steps).alphas_cumprod
 
-    def _store(self, stage: str, spec: SourceSpec) -> ImageStore:
+    def _store(self, stage: str, spec: SourceSpec, labelled: bool = False) -> ImageStore:
         source = open_source(spec)
+        if labelled and class_labels(source) is None:
+            raise BadInputError(
+                f"{self._plan.method}: {self._plan.part} needs a dataset with class labels, {spec.name} has none"
+            )
         token = digest_of([self._plan.token, source.spec.as_dict(), source.fingerprint()])
         plan = ImagesPlan(str(self._folder), token, f"pixels-{stage}", source.spec, tuple(self._model.state_shape))
         receipts = Receipts(self._folder, plan.stage, token, IMAGE_FACTS)

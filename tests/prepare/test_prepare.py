@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import minoritybench
 from minoritybench.diffusion.embedded import DigitsDdpm
@@ -216,3 +217,19 @@ def test_a_network_that_requires_labels_gets_the_parts_that_sampling_asks_for(
     monkeypatch.setattr(DigitsDdpm, "requires_labels", True, raising=False)
     assert {job.identity.part for job in plan_parts(PrepareRequest(method))} == parts
     assert set(open_sampler(SampleRequest(method)).needs) == {f"prepared:{part}" for part in parts}
+
+
+def test_mg_of_the_official_code_is_prepared_for_a_network_that_requires_labels(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "requires_labels", True, raising=False)
+    plain = DigitsDdpm.predict
+
+    def strict(self: DigitsDdpm, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        return plain(self, x_t, timestep, labels)
+
+    monkeypatch.setattr(DigitsDdpm, "predict", strict)
+    settings = {"preset": "official-code", "n_iter": 1, "iterations": 5, "batch_size": 32}
+    (part,) = prepare_parts(PrepareRequest("mg", settings=tuple(settings.items())))
+    assert (part.part, part.built) == ("levels", True)
