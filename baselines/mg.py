@@ -18,7 +18,8 @@ Card
     Departures the released labelling gives the top sample level 0 for some L (49, 98, 103, 107, ...), where (1/L) L < 1
                in floating point; here it gets L - 1. The released sampler hands one label to both networks; here the
                level is a second label beside the class, under either preset.
-    Choices    nobody published w, L and the classifier for CelebA and ImageNet; the guidance has no normalisation, and
+    Choices    the classifier is ADM's encoder; at 32 px, where none was published, one of our own size.
+               Nobody published w, L and the classifier for CelebA and ImageNet; the guidance has no normalisation, and
                w multiplies the variance, so that the drift hardly depends on the number of steps.
 """
 

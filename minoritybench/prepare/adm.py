@@ -1,4 +1,4 @@
-"""ADM's encoder U-Net as a guide classifier, for states of 64 px and above."""
+"""ADM's encoder U-Net as a guide classifier, for states of 32 px and above."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from minoritybench.diffusion.adm import ClassifierConfig, NoisyClassifier
 from minoritybench.prepare.classifier import GuideConfig
 
 _BY_SIZE: dict[int, dict[str, Any]] = {
+    32: {"res_blocks": 3, "channel_mult": (1, 2, 4), "attention_sizes": (16, 8)},
     64: {},
     128: {"res_blocks": 2, "channel_mult": (1, 1, 2, 3, 4)},
     256: {"res_blocks": 2, "channel_mult": (1, 1, 2, 2, 4, 4)},
@@ -18,7 +19,8 @@ _BY_SIZE: dict[int, dict[str, Any]] = {
 
 class AdmGuide(nn.Module):
     """ADM's noisy classifier of the state's size: width 128, attention at 32, 16 and 8, depth 4 at 64 px and 2 above,
-    as published. A class label, where one is given, is embedded and added to the time embedding, as in ADM's U-Net."""
+    as published; at 32 px, where none was, an own choice: widths 128, 256 and 512, depth 3, attention at 16 and 8. A
+    class label, where one is given, is embedded and added to the time embedding, as in ADM's U-Net."""
 
     def __init__(self, config: GuideConfig) -> None:
         super().__init__()

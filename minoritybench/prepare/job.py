@@ -25,6 +25,7 @@ from minoritybench.prepare.artefact import (
     read_document,
     save_prepared,
 )
+from minoritybench.prepare.classifier import architecture_for
 from minoritybench.prepare.kit import Kit, WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, user_code
@@ -98,7 +99,10 @@ def plan_parts(request: PrepareRequest) -> list[PartJob]:
     conditional = draws_by_class(model, request.class_conditional)
     check_use(method, benchmark, conditional)
     jobs = []
-    for part in part_names(method, conditional):
+    parts = part_names(method, conditional)
+    if parts:
+        architecture_for(tuple(model.state_shape))  # refused now rather than once every image is scored
+    for part in parts:
         identity = part_identity(part, method, benchmark, model)
         if request.folder is not None:
             target = request.folder / identity.file_name

@@ -233,3 +233,12 @@ def test_mg_of_the_official_code_is_prepared_for_a_network_that_requires_labels(
     settings = {"preset": "official-code", "n_iter": 1, "iterations": 5, "batch_size": 32}
     (part,) = prepare_parts(PrepareRequest("mg", settings=tuple(settings.items())))
     assert (part.part, part.built) == ("levels", True)
+
+
+def test_states_that_no_classifier_fits_are_refused_when_the_plan_is_made(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "state_shape", (1, 28, 28))
+    with pytest.raises(BadInputError, match="no classifier architecture"):
+        plan_parts(PrepareRequest("mg"))
+    assert plan_parts(PrepareRequest("adm")) == []
