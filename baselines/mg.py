@@ -12,15 +12,15 @@ Card
     Paper and  perturb: the paper 0.9 of the chain (index 90 of 100), the released script index 60. LSUN's schedule is
     code       linear, where index 60 leaves abar 0.024; on a cosine schedule that is index 90 (0.020).
                within_class: the paper scores, bins and classifies within class; the released code has no such path.
-               A network that has no unconditional mode (ADM's ImageNet models) is told the image's class for its score
-               all the same; the bins stay global.
-               Presets `paper` and `official-code` set these two; the default is the paper's.
+               Presets `paper` and `official-code` set these two; the default is the paper's. A network without an
+               unconditional mode (ADM's ImageNet models) is told the class for the score either way, and without
+               `within_class` only the bins are global.
     Departures the released labelling gives the top sample level 0 for some L (49, 98, 103, 107, ...), where (1/L) L < 1
                in floating point; here it gets L - 1. The released sampler hands one label to both networks; here the
                level is a second label beside the class, under either preset.
-    Choices    the classifier is ADM's encoder; at 32 px, where none was published, one of our own size.
-               Nobody published w, L and the classifier for CelebA and ImageNet; the guidance has no normalisation, and
-               w multiplies the variance, so that the drift hardly depends on the number of steps.
+    Choices    nobody published w, L and the classifier for CelebA and ImageNet; the guidance has no normalisation, and
+               w multiplies the variance, so that the drift hardly depends on the number of steps. Of our own: ADM's
+               encoder as the classifier, at 32 px one of our own size; gradients of its training clipped at norm 1.
 """
 
 from __future__ import annotations

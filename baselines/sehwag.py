@@ -18,7 +18,8 @@ Card
                variance multiplies the shift (`schedule`); the formulas of the original are taken from descriptions of
                it. Of our own: class Gaussians belong to one of `bands` noise levels, for features of x_t are compared
                with them, and their covariances are shrunk by 5 % towards a multiple of the identity. The classifiers
-               are ADM's encoder; at 32 px, where none was published, one of our own size.
+               are ADM's encoder; at 32 px, where none was published, one of our own size; gradients of their training
+               are clipped at norm 1.
     Notes      -log p(in) has no lower bound and drives samples to noise at a large scale; its slope is all but gone
                where the classifier is sure.
 """
