@@ -11,8 +11,9 @@ Card
     Digits     out-of-distribution images are 8x8 grey patches of two photographs; shorter training without crops or
                flips; `scale` chosen on seed 100
     Cost       a step adds a classifier forward and backward for each gradient: two with classes, one without
-    Code       none was published. Presets: `paper` the original, with the contrastive form; `appendix-c` the variant
-               without classes, whatever the labels. The default takes the original where images are sampled by class.
+    Code       none was published, so that `preset=official-code` is refused. Presets: `paper` the original, with the
+               contrastive form; `appendix-c` the variant without classes, whatever the labels. The default takes the
+               original where images are sampled by class.
     Departures -log p(in) is formed from logits: taken from the probability it has no slope once that rounds to 1.
     Choices    Neither paper states alpha, beta, temperature, scale, the networks or their training, nor whether the
                variance multiplies the shift (`schedule`); the formulas of the original are taken from descriptions of
@@ -78,6 +79,7 @@ class Sehwag(TrainingRecipe, Method):
         "paper": {"variant": "conditional", "hardness": "contrastive"},
         "appendix-c": {"variant": "ood"},
     }
+    unpublished: ClassVar[Mapping[str, str]] = {"official-code": "no code was published"}
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "hardness": ("bands", "fitted", *RECIPE_FIELDS),
         "fidelity": ("generated", *RECIPE_FIELDS),

@@ -50,6 +50,9 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     preset = chosen.pop("preset", DEFAULT_PRESET)
     presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", None) or {}
     if preset != DEFAULT_PRESET and preset not in presets:
+        reason = getattr(cls, "unpublished", {}).get(preset)
+        if reason is not None:
+            raise BadInputError(f"preset={preset}: {reason} for {name}; known: {', '.join([DEFAULT_PRESET, *presets])}")
         raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
     values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
     with user_code(name):

@@ -99,11 +99,13 @@ class Method:
       `check_use(benchmark, class_conditional)`                refuses, before any work, settings that cannot do there
     A class that has them without inheriting from this one works as well. `requires` names what it needs beside the
     generator (see `minoritybench.needs`); where that depends on its settings, a method `needs(class_conditional)` does.
+    `presets` are named settings, `unpublished` says of a preset that users expect why there is none.
     """
 
     transition: ClassVar[str] = "ancestral"
     requires: ClassVar[frozenset[str]] = frozenset()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unpublished: ClassVar[Mapping[str, str]] = {}
 
 
 def predict(

@@ -194,7 +194,7 @@ def test_presets() -> None:
     changed = {key: value for key, value in paper.items() if value != usual[key]}
     assert changed == {"variant": "conditional", "hardness": "contrastive"}
     assert {key: value for key, value in appendix.items() if value != usual[key]} == {"variant": "ood"}
-    with pytest.raises(BadInputError, match="paper, appendix-c"):
+    with pytest.raises(BadInputError, match="no code was published for sehwag; known: reference, paper, appendix-c"):
         configure("sehwag", {"preset": "official-code"}, neutral)
 
 
