@@ -35,6 +35,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.diffusion.step import Method, StepContext
@@ -173,6 +174,9 @@ class Sehwag(TrainingRecipe, Method):
         """A noise-conditional classifier of the classes, and their Gaussians in its features, a band of noise each."""
         images = kit.images(labelled=True)
         assert images.labels is not None
+        for band in range(self.bands):  # refused before the training, not after it
+            drawn, _ = kit.feature_draws(images, band, self.bands, self.fitted)
+            check_classes(images.labels[drawn], kit.classes)
         classifier = kit.train(images, images.labels, kit.classes, self)
         means, whitenings = [], []
         for band in range(self.bands):
@@ -198,6 +202,17 @@ class Sehwag(TrainingRecipe, Method):
 
     def _by_class(self, class_conditional: bool) -> bool:
         return self.variant == "conditional" or (self.variant == "auto" and class_conditional)
+
+
+def check_classes(classes: NDArray[np.int64], count: int) -> None:
+    """Refuse draws among which one of `count` classes is absent: it would have no Gaussian."""
+    absent = np.flatnonzero(np.bincount(classes, minlength=count)[:count] == 0)
+    if len(absent):
+        others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise BadInputError(
+            f"sehwag: no image of class {absent[0]}{others} is among the {len(classes)} drawn for a band's Gaussians:"
+            " draw more, --set fitted=..., or prepare from images of every class"
+        )
 
 
 def log_second(logits: Tensor) -> Tensor:

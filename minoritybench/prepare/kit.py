@@ -177,6 +177,13 @@ class Kit:
         stored = ARCHITECTURES[classifier.config.architecture].stored
         return Prepared(classifier, {name: value.to(stored) for name, value in tensors.items()}, self.facts)
 
+    def feature_draws(
+        self, store: ImageStore, band: int, bands: int, count: int
+    ) -> tuple[NDArray[np.int64], torch.Generator]:
+        """The images `(count,)` that `noised_features` draws, and the generator of what it draws next."""
+        generator = torch.Generator().manual_seed(derived_seed(PREPARE_SEED, "features", band, bands))
+        return torch.randint(len(store), (count,), generator=generator).numpy(), generator
+
     @torch.no_grad()
     def noised_features(
         self, classifier: GuideClassifier, store: ImageStore, band: int, bands: int, count: int
@@ -187,9 +194,8 @@ class Kit:
             raise BadInputError(f"{self._plan.method}: {self._plan.part} needs a dataset with class labels")
         steps = self._model.train_steps
         low, high = -(-band * steps // bands), -(-(band + 1) * steps // bands)
-        generator = torch.Generator().manual_seed(derived_seed(PREPARE_SEED, "features", band, bands))
+        drawn, generator = self.feature_draws(store, band, bands, count)
         features: list[Tensor] = []
-        drawn = torch.randint(len(store), (count,), generator=generator).numpy()
         with torch_threads(self._model.threads):
             for start in range(0, count, self._model.micro_batch):
                 block = drawn[start : start + self._model.micro_batch]

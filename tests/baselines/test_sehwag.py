@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from minoritybench.baselines.sehwag import Sehwag, class_gaussians, gaussian_hardness, log_second
+from minoritybench.baselines.sehwag import Sehwag, check_classes, class_gaussians, gaussian_hardness, log_second
 from scipy.stats import multivariate_normal
 from toy_denoisers import SmoothModel, step_at
 from toy_guides import central_differences, states, toy_part
@@ -19,7 +19,7 @@ import minoritybench
 from minoritybench.diffusion.step import StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
-from minoritybench.prepare import Prepared, PrepareRequest, plan_parts
+from minoritybench.prepare import Kit, Prepared, PrepareRequest, plan_parts, prepare_parts
 from minoritybench.records import load_benchmark
 
 INDEX = 10
@@ -184,6 +184,22 @@ def test_a_dead_feature_leaves_the_gaussian_finite() -> None:
     features[:, 2] = 0
     mean, whitening = class_gaussians(features, torch.zeros(50, dtype=torch.int64), 1)
     assert gaussian_hardness(features.double() - mean[0], whitening.expand(50, -1, -1)).isfinite().all()
+
+
+def test_a_class_without_draws_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(Kit, "train", lambda *_, **__: pytest.fail("trained"))
+    settings = (("fitted", 5), ("bands", 1), ("beta", 0))
+    with pytest.raises(
+        BadInputError, match=r"no image of class \d and \d more is among the 5 .* --set fitted="
+    ) as caught:
+        prepare_parts(PrepareRequest("sehwag", settings=settings, class_conditional=True))
+    assert caught.value.exit_code == 2
+    check_classes(np.array([0, 2, 1, 1]), 3)
+    with pytest.raises(BadInputError, match="of class 1 is among the 2 "):
+        check_classes(np.array([0, 2]), 3)
 
 
 def test_presets() -> None:
