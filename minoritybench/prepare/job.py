@@ -26,7 +26,8 @@ from minoritybench.prepare.artefact import (
     save_prepared,
 )
 from minoritybench.prepare.classifier import architecture_for
-from minoritybench.prepare.kit import Kit, WorkPlan
+from minoritybench.prepare.kit import Kit
+from minoritybench.prepare.shards import WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, user_code
 from minoritybench.sample_job import SampleRequest, check_use, draws_by_class, open_generator

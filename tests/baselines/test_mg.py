@@ -18,7 +18,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
 from minoritybench.needs import Need
 from minoritybench.perceptual import euclidean
-from minoritybench.prepare import Bench, kit
+from minoritybench.prepare import Bench, shards
 from minoritybench.records import load_benchmark
 from minoritybench.rng import ImageStreams
 
@@ -168,12 +168,12 @@ def test_minority_score_is_the_mean_distance_to_the_clamped_restoration() -> Non
 
 def test_a_distance_is_opened_once_for_all_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr(kit, "open_distance", lambda name, device: opened.append(name) or Need(euclidean, None))
-    kit._distance.cache_clear()
+    monkeypatch.setattr(shards, "open_distance", lambda name, device: opened.append(name) or Need(euclidean, None))
+    shards._distance.cache_clear()
     for first in (0, 2, 4):
         bench = Bench(SmoothModel(), "cpu")  # type: ignore[arg-type]
         Mg(levels=4, n_iter=2).minority_score(bench, states().clamp(-1, 1), None, [first, first + 1])
-    kit._distance.cache_clear()
+    shards._distance.cache_clear()
     assert opened == ["lpips-vgg"]
 
 
