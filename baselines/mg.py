@@ -112,6 +112,7 @@ class Mg(TrainingRecipe, Method):
     def prepare(self, part: str, kit: Kit) -> Prepared:
         """Score every image, bin the scores to equal counts, train the classifier of the bins."""
         by_class = part == "levels-by-class"
+        kit.distance(self.distance)
         images = kit.images(labelled=by_class or kit.requires_labels)
         classes = images.labels if by_class else None
         score = self.score_within_class if by_class else self.minority_score

@@ -145,7 +145,7 @@ def open_sampler(request: SampleRequest) -> Sampler:
     conditional = draws_by_class(model, request.class_conditional)
     check_use(method, benchmark, conditional)
     guide = request.guide or benchmark.guide
-    needs = _open_needs(method, benchmark, model, guide, request, conditional)
+    needs = _open_needs(method, benchmark, model, generator, guide, request, conditional)
     spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
     return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional)
 
@@ -178,6 +178,7 @@ def _open_needs(
     method: ConfiguredMethod,
     benchmark: BenchmarkSpec,
     model: DiffusionModel,
+    generator: str,
     guide: str,
     request: SampleRequest,
     conditional: bool,
@@ -188,7 +189,7 @@ def _open_needs(
     for name in sorted(name for name in names if name.startswith(f"{PREPARED}:")):
         from minoritybench.prepare import open_prepared
 
-        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, request.device)
+        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, generator, request.device)
     if ENCODER in names:
         encoder = load_encoder(guide, device=request.device)
         needs[ENCODER] = Need(encoder, getattr(encoder, "weights_sha256", None))

@@ -26,6 +26,7 @@ from minoritybench.prepare.artefact import (
     save_prepared,
 )
 from minoritybench.prepare.classifier import architecture_for
+from minoritybench.prepare.inputs import check_data, check_weights
 from minoritybench.prepare.kit import Kit
 from minoritybench.prepare.shards import WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
@@ -104,7 +105,7 @@ def plan_parts(request: PrepareRequest) -> list[PartJob]:
     if parts:
         architecture_for(tuple(model.state_shape))  # refused now rather than once every image is scored
     for part in parts:
-        identity = part_identity(part, method, benchmark, model)
+        identity = part_identity(part, method, benchmark, model, request.generator or benchmark.generator)
         if request.folder is not None:
             target = request.folder / identity.file_name
             jobs.append(PartJob(identity, target, target.is_file() and not request.force))
@@ -128,6 +129,8 @@ def _have(request: PrepareRequest, job: PartJob) -> PartOutcome:
         with folder_lock(work):
             _clear(work)
     facts = read_document(job.path)["facts"]
+    if job.there:
+        check_data(job.path, facts, load_benchmark(request.benchmark), request.root)
     seconds = 0.0 if job.there else perf_counter() - started
     return PartOutcome(job.identity.part, job.path, sha256_file(job.path), not job.there, seconds, facts)
 
@@ -181,28 +184,38 @@ def part_names(method: ConfiguredMethod, class_conditional: bool) -> list[str]:
     return sorted(name.partition(":")[2] for name in needs if name.startswith(f"{PREPARED}:"))
 
 
-def part_identity(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel) -> Identity:
-    """What a part is. The method's `parts` names the hyperparameters that it depends on."""
+def part_identity(
+    part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, generator: str
+) -> Identity:
+    """What a part is. The method's `parts` names the hyperparameters that it depends on; `generator` is the name that
+    `model` was opened by, for one of a user's file depends on that file."""
     parts: Mapping[str, tuple[str, ...]] = getattr(method.instance, "parts", {})
     if part not in parts or not hasattr(method.instance, "prepare"):
         raise BadInputError(f"method {method.name!r} needs {PREPARED}:{part} but does not say how it is prepared")
     settings = {name: method.params[name] for name in parts[part]}
-    return identity_of(method.name, part, benchmark.name, model, settings, code_digests(method.name))
+    return identity_of(method.name, part, benchmark.name, model, settings, code_digests(method.name, generator))
 
 
 def open_prepared(
-    name: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, device: str
+    name: str,
+    method: ConfiguredMethod,
+    benchmark: BenchmarkSpec,
+    model: DiffusionModel,
+    generator: str,
+    device: str,
 ) -> Need:
     """The part `name` of a method, shipped or prepared, for exactly these settings and generator weights; exit 4 with
     the command that builds it where there is none."""
-    identity = part_identity(name, method, benchmark, model)
+    identity = part_identity(name, method, benchmark, model, generator)
     path = identity.find()
     if path is None:
         raise MissingAssetError(
             f"{method.name}: its part {name!r} is not prepared for {benchmark.name} with these settings; run"
-            f" `{prepare_command(name, method, benchmark, model.name)}`"
+            f" `{prepare_command(name, method, benchmark, generator)}`"
         )
-    return Need(load_prepared(path, identity, device), sha256_file(path))
+    prepared = load_prepared(path, identity, device)
+    check_weights(path, prepared.facts)
+    return Need(prepared, sha256_file(path))
 
 
 def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, generator: str) -> str:

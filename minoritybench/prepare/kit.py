@@ -15,19 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minoritybench.data.catalogue import known
-from minoritybench.data.source import SourceSpec, open_source, spec_from_argument
+from minoritybench.data.source import SourceSpec, open_source
 from minoritybench.diffusion.model import DiffusionModel, requires_labels
 from minoritybench.diffusion.schedule import Table, make_schedule
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
 from minoritybench.methods import ConfiguredMethod
 from minoritybench.microbatch import torch_threads
+from minoritybench.needs import DISTANCE
+from minoritybench.perceptual import weights_digest
 from minoritybench.prepare.artefact import PREPARE_SEED, Prepared
 from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig, architecture_for
 from minoritybench.prepare.figures import held_out_figures
 from minoritybench.prepare.images import FACTS as IMAGE_FACTS
 from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, class_labels, image_shard, open_store
+from minoritybench.prepare.inputs import DATASET, INPUTS, other_spec
 from minoritybench.prepare.shards import (
     GENERATED,
     GENERATED_SHARD,
@@ -69,7 +71,21 @@ class Kit:
     def other_images(self, dataset: str) -> ImageStore:
         """Images of another dataset (a registered name, or a folder), brought to the generator's shape. A known one
         whose files are absent exits 4."""
-        return self._store("other", other_spec(dataset, self._plan.root))
+        spec = other_spec(dataset, self._plan.root)
+        source = open_source(spec)
+        fingerprint = source.fingerprint()
+        if fingerprint == self.facts.get(DATASET, {}).get("sha256"):
+            raise BadInputError(f"{self._plan.method}: {dataset} is the benchmark's own dataset; choose another")
+        if source.spec.root is not None:
+            self._tell_input(f"{DATASET}:{dataset}", fingerprint)
+        return self._store("other", spec)
+
+    def distance(self, name: str) -> None:
+        """Say that images will be compared by a distance: absent weights exit 4 before any image is read, those that
+        are there are noted."""
+        digest = weights_digest(name)
+        if digest is not None:
+            self._tell_input(f"{DISTANCE}:{name}", digest)
 
     def generated(self, count: int, class_conditional: bool) -> ImageStore:
         """Images that the benchmark's generator draws by plain ancestral sampling."""
@@ -179,6 +195,10 @@ class Kit:
         self._tell_images(stage, spec.name if spec.name != "folder" else "a folder", len(store))
         return store
 
+    def _tell_input(self, name: str, sha256: str) -> None:
+        """Note what the part depends on that its name says nothing of."""
+        self.facts.setdefault(INPUTS, {})[name] = sha256
+
     def _tell_images(self, stage: str, origin: str, count: int) -> None:
         """Note for the metadata where images came from: nothing that differs between machines."""
         self.facts.setdefault("images", {})[stage] = {"from": origin, "images": count}
@@ -189,8 +209,3 @@ class Kit:
         work = self._plan
         options: dict[str, Any] = {"workers": work.workers, "engine": work.engine, "device": work.device}
         return run_stage(worker, plan, shards, receipts, label=label, **options)
-
-
-def other_spec(dataset: str, root: str | None) -> SourceSpec:
-    """The source of a dataset that a setting names: registered, with its files under `root`, or a folder."""
-    return spec_from_argument(dataset, None if known(dataset) is None else root, None, None)

@@ -15,7 +15,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.prepare.images import FACTS, ImagesPlan, ImageStore, class_labels, image_shard, open_store
 from minoritybench.prepare.images import to_state_pixels as shaped
-from minoritybench.prepare.kit import other_spec
+from minoritybench.prepare.inputs import other_spec
 from minoritybench.store import Receipts
 
 
