@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from minoritybench.diffusion.adm import ClassifierConfig, NoisyClassifier
-from minoritybench.prepare.classifier import GuideConfig
+from minoritybench.diffusion.adm.model import load_classifier
+from minoritybench.prepare.classifier import GuideClassifier, GuideConfig
 
 _BY_SIZE: dict[int, dict[str, Any]] = {
     32: {"res_blocks": 3, "channel_mult": (1, 2, 4), "attention_sizes": (16, 8)},
@@ -39,6 +40,17 @@ class AdmGuide(nn.Module):
         """Logits `(B, outputs)`."""
         logits: Tensor = self.trunk.out(self.trunk.hidden(x_t, timestep, labels))
         return logits
+
+
+def published_guide(name: str, device: str) -> tuple[GuideClassifier, str]:
+    """A published noisy classifier, frozen, and its file's SHA-256. Errors: absent weights exit 4."""
+    network, sha256 = load_classifier(name, device="cpu")
+    config = network.config
+    shape = (config.in_channels, config.image_size, config.image_size)
+    guide = GuideClassifier(GuideConfig("adm-encoder", shape, config.outputs))
+    assert isinstance(guide.network, AdmGuide)
+    guide.network.trunk.load_state_dict(network.state_dict())
+    return guide.to(device).eval().requires_grad_(False), sha256
 
 
 class _Labelled(NoisyClassifier):

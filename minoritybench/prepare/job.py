@@ -192,7 +192,8 @@ def part_identity(
     parts: Mapping[str, tuple[str, ...]] = getattr(method.instance, "parts", {})
     if part not in parts or not hasattr(method.instance, "prepare"):
         raise BadInputError(f"method {method.name!r} needs {PREPARED}:{part} but does not say how it is prepared")
-    settings = {name: method.params[name] for name in parts[part]}
+    later: frozenset[str] = getattr(method.instance, "later", frozenset())
+    settings = {name: method.params[name] for name in parts[part] if name in method.params or name not in later}
     return identity_of(method.name, part, benchmark.name, model, settings, code_digests(method.name, generator))
 
 
@@ -226,7 +227,7 @@ def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpe
     preset = {} if method.preset == DEFAULT_PRESET else {"preset": method.preset}
     asked = {f.name: method.params[f.name] for f in dataclasses.fields(method.instance) if _has_no_default(f)}
     usual = configure(method.name, {**preset, **asked}, benchmark).params
-    changed = {key: value for key, value in method.params.items() if value != usual[key]}
+    changed = {key: value for key, value in method.params.items() if key not in usual or value != usual[key]}
     for key, value in {**preset, **asked, **changed}.items():
         words += ["--set", f"{key}={value}"]
     if part not in part_names(method, False):

@@ -46,6 +46,9 @@ from minoritybench.records import load_benchmark
 from minoritybench.rng import derived_seed
 from minoritybench.store import Receipts, digest_of
 
+_IMAGENET_CLASSES = 1000
+_PUBLISHED: dict[tuple[int, ...], str] = {(3, 64, 64): "adm-classifier-64", (3, 256, 256): "adm-classifier-256"}
+
 
 class Kit:
     """The tools of one part's preparation. `facts` collects what metadata should tell."""
@@ -62,13 +65,14 @@ class Kit:
         """Whether the generator is a network that has no unconditional mode."""
         return requires_labels(self._model)
 
-    def images(self, *, labelled: bool = False) -> ImageStore:
-        """The benchmark's images, the ones that its generator models, with their classes where they have any. With
-        `labelled` a dataset without classes exits 2 before any image is read."""
+    def images(self, *, labelled: bool = False, most: int = 0) -> ImageStore:
+        """The benchmark's images, the ones that its generator models, with their classes where they have any; `most` of
+        them, drawn at random, where there are more (0: all). With `labelled` a dataset without classes exits 2 before
+        any image is read."""
         benchmark = load_benchmark(self._plan.benchmark)
-        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split), labelled)
+        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split), most, labelled)
 
-    def other_images(self, dataset: str) -> ImageStore:
+    def other_images(self, dataset: str, *, most: int = 0) -> ImageStore:
         """Images of another dataset (a registered name, or a folder), brought to the generator's shape. A known one
         whose files are absent exits 4."""
         spec = other_spec(dataset, self._plan.root)
@@ -78,7 +82,7 @@ class Kit:
             raise BadInputError(f"{self._plan.method}: {dataset} is the benchmark's own dataset; choose another")
         if source.spec.root is not None:
             self._tell_input(f"{DATASET}:{dataset}", fingerprint)
-        return self._store("other", spec)
+        return self._store("other", spec, most)
 
     def distance(self, name: str) -> None:
         """Say that images will be compared by a distance: absent weights exit 4 before any image is read, those that
@@ -136,6 +140,22 @@ class Kit:
             self.facts["held_out"] = held_out_figures(classifier, task)
         return classifier
 
+    def published_classifier(self) -> GuideClassifier:
+        """ADM's own classifier of noised ImageNet images, as a guide. Errors: a generator of other images exits 2, the
+        absent file 4."""
+        from minoritybench.prepare.adm import published_guide
+
+        model = self._model
+        name = _PUBLISHED.get(tuple(model.state_shape))
+        if name is None or model.num_classes != _IMAGENET_CLASSES:
+            raise BadInputError(
+                f"{self._plan.method}: ADM's classifiers are of {_IMAGENET_CLASSES} ImageNet classes at 64 or 256 px,"
+                f" not of what {model.name} draws: --set embedding=trained"
+            )
+        classifier, sha256 = published_guide(name, self._plan.device)
+        self.facts["classifier"] = {"name": name, "sha256": sha256}
+        return classifier
+
     def finished(self, classifier: GuideClassifier, **tensors: Tensor) -> Prepared:
         """The part, its tensors rounded to the precision in which they are stored, with what was noted about it."""
         stored = ARCHITECTURES[classifier.config.architecture].stored
@@ -181,16 +201,17 @@ class Kit:
         model = self._model
         return make_schedule(model.schedule, str(model.train_steps), model.train_steps).alphas_cumprod
 
-    def _store(self, stage: str, spec: SourceSpec, labelled: bool = False) -> ImageStore:
+    def _store(self, stage: str, spec: SourceSpec, most: int, labelled: bool = False) -> ImageStore:
         source = open_source(spec)
         if labelled and class_labels(source) is None:
             raise BadInputError(
                 f"{self._plan.method}: {self._plan.part} needs a dataset with class labels, {spec.name} has none"
             )
-        token = digest_of([self._plan.token, source.spec.as_dict(), source.fingerprint()])
-        plan = ImagesPlan(str(self._folder), token, f"pixels-{stage}", source.spec, tuple(self._model.state_shape))
+        token = digest_of([self._plan.token, source.spec.as_dict(), source.fingerprint(), most])
+        shape = tuple(self._model.state_shape)
+        plan = ImagesPlan(str(self._folder), token, f"pixels-{stage}", source.spec, shape, most)
         receipts = Receipts(self._folder, plan.stage, token, IMAGE_FACTS)
-        shards = -(-len(source.ids) // SHARD_SIZE)
+        shards = -(-len(plan.chosen(len(source.ids))) // SHARD_SIZE)
         store = open_store(plan, self._run(image_shard, plan, shards, receipts, f"{self._plan.part}: reading {stage}"))
         self._tell_images(stage, spec.name if spec.name != "folder" else "a folder", len(store))
         return store

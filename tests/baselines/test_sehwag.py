@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from minoritybench.baselines.sehwag import Sehwag, check_classes, class_gaussians, gaussian_hardness, log_second
+from minoritybench.baselines.sehwag import (
+    Sehwag,
+    check_classes,
+    class_gaussians,
+    gaussian_hardness,
+    log_second,
+    shared_gaussian,
+)
 from scipy.stats import multivariate_normal
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from toy_denoisers import SmoothModel, step_at
 from toy_guides import central_differences, states, toy_part
 
@@ -20,6 +28,7 @@ from minoritybench.diffusion.step import StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
 from minoritybench.prepare import Kit, Prepared, PrepareRequest, plan_parts, prepare_parts
+from minoritybench.prepare.job import prepare_command
 from minoritybench.records import load_benchmark
 
 INDEX = 10
@@ -177,6 +186,78 @@ def test_gaussian_hardness_is_the_negative_log_density() -> None:
         shrunk = 0.95 * covariance + 0.05 * np.trace(covariance) / 5 * np.eye(5)
         density = multivariate_normal(own.mean(axis=0), shrunk).logpdf(own)
         np.testing.assert_allclose(found[classes == number].numpy(), -density, rtol=1e-5)
+
+
+def test_the_shared_gaussian_is_linear_discriminant_analysis() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 900)
+    features = rng.normal(size=(900, 4)) @ rng.normal(size=(4, 4)) + classes[:, None]
+    mean, whitening = shared_gaussian(torch.from_numpy(features), torch.from_numpy(classes), 3)
+    pooled = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(features, classes)
+    shrunk = 0.95 * pooled.covariance_ + 0.05 * np.trace(pooled.covariance_) / 4 * np.eye(4)
+    np.testing.assert_allclose(mean.numpy(), pooled.means_, rtol=1e-10)
+    assert whitening.shape == (1, 4, 4)
+    np.testing.assert_allclose(np.linalg.inv(whitening[0].T @ whitening[0]), shrunk, rtol=1e-8)
+
+
+def test_hardness_with_a_shared_covariance_is_that_of_equal_ones() -> None:
+    part = hardness_part()
+    one = {"mean": part.tensors["mean"], "whitening": part.tensors["whitening"][:, :1]}
+    three = {**one, "whitening": one["whitening"].expand(-1, 3, -1, -1)}
+    method, step = Sehwag(bands=2), step_of(labels=torch.tensor([2, 0]))
+    found = [
+        method.low_density(Prepared(part.classifier, tensors), step, step.x_t.detach(), 204) for tensors in (one, three)
+    ]
+    assert torch.equal(*found)
+
+
+def test_sizes_are_limited_and_settings_of_imagenet_keep_within_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
+    request = PrepareRequest("sehwag", settings=(("bands", 205), ("beta", 0)), class_conditional=True)
+    with pytest.raises(BadInputError, match=r"10 classes in 205 bands .* --set covariance=shared"):
+        prepare_parts(request)
+    request = PrepareRequest("sehwag", settings=(("embedding", "adm-classifier"), ("beta", 0)), class_conditional=True)
+    with pytest.raises(BadInputError, match=r"of 1000 ImageNet classes .* --set embedding=trained"):
+        prepare_parts(request)
+    settings = Sehwag(**load_benchmark("imagenet256").methods["sehwag"])
+    assert (settings.covariance, settings.embedding) == ("shared", "adm-classifier")
+    assert settings.bands * 512**2 * 4 < 2**24
+    assert 0 < settings.images <= 200_000
+    assert 0 < settings.generated <= 50_000
+
+    class Asked:
+        def images(self, *, most: int) -> range:
+            assert most == 200_000
+            return range(1_281_167)
+
+        def generated(self, count: int, class_conditional: bool) -> None:
+            raise BadInputError(f"asked for {count}")
+
+    with pytest.raises(BadInputError, match=r"asked for 50000$"):
+        Sehwag().prepare("fidelity", Asked())  # type: ignore[arg-type]
+
+
+def test_settings_younger_than_records_are_told_only_where_they_matter() -> None:
+    digits = load_benchmark("digits")
+    assert not {"images", "covariance", "embedding"} & configure("sehwag", {"images": 200_000}, digits).params.keys()
+    assert configure("sehwag", {"covariance": "shared"}, digits).params["covariance"] == "shared"
+    imagenet = load_benchmark("imagenet256")
+    assert configure("sehwag", {"covariance": "class"}, imagenet).params["covariance"] == "class"
+    names = [
+        plan_parts(PrepareRequest("sehwag", settings=settings, class_conditional=True))[1].path.name
+        for settings in (
+            (),
+            (("covariance", "class"),),
+            (("covariance", "shared"),),
+            (("embedding", "adm-classifier"),),
+        )
+    ]
+    assert len(set(names)) == 3
+    assert names[0] == names[1]
+    shared = configure("sehwag", {"covariance": "shared"}, digits)
+    assert "--set covariance=shared" in prepare_command("hardness", shared, digits, "digits-ddpm")
 
 
 def test_a_dead_feature_leaves_the_gaussian_finite() -> None:
