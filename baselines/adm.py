@@ -4,12 +4,15 @@ Card
     Paper      Ho et al. 2020, arXiv:2006.11239; Dhariwal and Nichol 2021 (ADM), arXiv:2105.05233
     Defaults   none; the benchmark fixes the number of steps
     Cost       one denoiser forward a step
+    Presets    `paper` and `official-code` change nothing: there is no setting in which the two could differ
     Departures pixels are rounded to the nearest of 256 levels, where the published code truncates
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from minoritybench.diffusion.step import Method
 
@@ -17,3 +20,5 @@ from minoritybench.diffusion.step import Method
 @dataclass(frozen=True)
 class Adm(Method):
     """Ancestral DDPM sampling, no hooks."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "official-code": {}}

@@ -4,13 +4,15 @@ Card
     Paper      Song et al. 2021, arXiv:2010.02502
     Defaults   stochasticity 0 (the paper's eta); integer-stride spacing ("ddimN"), which starts below the last step
     Cost       one denoiser forward a step
+    Presets    `paper` and `official-code` change nothing: both take stochasticity 0, the default
     Departures the denoised estimate is clipped to [-1, 1] and the noise re-derived from it, as ADM's code does
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from minoritybench.diffusion.step import Method
 from minoritybench.errors import BadInputError
@@ -23,6 +25,8 @@ class Ddim(Method):
     transition: ClassVar[str] = "ddim"
     spacing: ClassVar[str] = "ddim"
     stochasticity: float = 0.0
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "official-code": {}}
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.stochasticity <= 1.0:

@@ -12,12 +12,15 @@ Card
     Paper and  perturb: the paper 0.9 of the chain (index 90 of 100), the released script index 60. LSUN's schedule is
     code       linear, where index 60 leaves abar 0.024; on a cosine schedule that is index 90 (0.020).
                within_class: the paper scores, bins and classifies within class; the released code has no such path.
-               Presets `paper` and `official-code` set these two; the default is the paper's.
+               Presets `paper` and `official-code` set these two; the default is the paper's. A network without an
+               unconditional mode (ADM's ImageNet models) is told the class for the score either way, and without
+               `within_class` only the bins are global.
     Departures the released labelling gives the top sample level 0 for some L (49, 98, 103, 107, ...), where (1/L) L < 1
                in floating point; here it gets L - 1. The released sampler hands one label to both networks; here the
                level is a second label beside the class, under either preset.
     Choices    nobody published w, L and the classifier for CelebA and ImageNet; the guidance has no normalisation, and
-               w multiplies the variance, so that the drift hardly depends on the number of steps.
+               w multiplies the variance, so that the drift hardly depends on the number of steps. Of our own: ADM's
+               encoder as the classifier, at 32 px one of our own size; gradients of its training clipped at norm 1.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minoritybench.diffusion.model import requires_labels
 from minoritybench.diffusion.step import Method, StepContext, predict
 from minoritybench.errors import BadInputError
 from minoritybench.prepare import RECIPE_FIELDS, Bench, Kit, Prepared, TrainingRecipe, classifier_gradient
@@ -97,7 +101,7 @@ class Mg(TrainingRecipe, Method):
         score, with which the levels rise."""
         classifier = step.resources[f"prepared:{self._part(step.labels is not None)}"]
         bench = Bench(step.model, str(step.x_t.device))
-        labels = step.labels if self.within_class else None
+        labels = step.labels if self.within_class or requires_labels(bench.model) else None
         with torch.no_grad():
             logits = classifier.logits(step.x0_hat, 0, step.labels)
             return {
@@ -107,10 +111,9 @@ class Mg(TrainingRecipe, Method):
 
     def prepare(self, part: str, kit: Kit) -> Prepared:
         """Score every image, bin the scores to equal counts, train the classifier of the bins."""
-        images = kit.images()
         by_class = part == "levels-by-class"
-        if by_class and images.labels is None:
-            raise BadInputError("mg: levels within a class need a dataset with class labels")
+        kit.distance(self.distance)
+        images = kit.images(labelled=by_class or kit.requires_labels)
         classes = images.labels if by_class else None
         score = self.score_within_class if by_class else self.minority_score
         scores = kit.per_image(score, images)
@@ -120,8 +123,9 @@ class Mg(TrainingRecipe, Method):
         return kit.finished(classifier, thresholds=torch.from_numpy(thresholds))
 
     def minority_score(self, bench: Bench, x0: Tensor, labels: Tensor | None, indices: Sequence[int]) -> Tensor:
-        """Mean distance `(B,)` between clean images and what the unconditional model restores of them once noised."""
-        return self._score(bench, x0, None, indices)
+        """Mean distance `(B,)` between clean images and what the model restores of them once noised, told the class
+        only where it cannot do without."""
+        return self._score(bench, x0, labels if requires_labels(bench.model) else None, indices)
 
     def score_within_class(self, bench: Bench, x0: Tensor, labels: Tensor | None, indices: Sequence[int]) -> Tensor:
         """The same with the model told the class."""

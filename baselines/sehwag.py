@@ -11,13 +11,17 @@ Card
     Digits     out-of-distribution images are 8x8 grey patches of two photographs; shorter training without crops or
                flips; `scale` chosen on seed 100
     Cost       a step adds a classifier forward and backward for each gradient: two with classes, one without
-    Code       none was published. Presets: `paper` the original, with the contrastive form; `appendix-c` the variant
-               without classes, whatever the labels. The default takes the original where images are sampled by class.
+    Code       none was published, so that `preset=official-code` is refused. Presets: `paper` the original, with the
+               contrastive form; `appendix-c` the variant without classes, whatever the labels. The default takes the
+               original where images are sampled by class.
     Departures -log p(in) is formed from logits: taken from the probability it has no slope once that rounds to 1.
     Choices    Neither paper states alpha, beta, temperature, scale, the networks or their training, nor whether the
                variance multiplies the shift (`schedule`); the formulas of the original are taken from descriptions of
                it. Of our own: class Gaussians belong to one of `bands` noise levels, for features of x_t are compared
-               with them, and their covariances are shrunk by 5 % towards a multiple of the identity.
+               with them, and their covariances are shrunk by 5 % towards a multiple of the identity;
+               `covariance=shared` (one a band) is for datasets of many classes. The classifiers
+               are ADM's encoder; at 32 px, where none was published, one of our own size; gradients of their training
+               are clipped at norm 1.
     Notes      -log p(in) has no lower bound and drives samples to noise at a large scale; its slope is all but gone
                where the classifier is sure.
 """
@@ -32,12 +36,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.guidance.normalise import l2_normalised, max_normalised
 from minoritybench.prepare import RECIPE_FIELDS, Kit, Prepared, TrainingRecipe, classifier_gradient
+from minoritybench.records import BenchmarkSpec
 
 _NORMALISE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "max": max_normalised,
@@ -45,6 +51,9 @@ _NORMALISE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": lambda gradient: gradient,
 }
 _SHRINKAGE = 0.05
+_MOST_GENERATED = 50_000
+_MOST_MATRICES = 2048
+"""2 GiB at 512 features."""
 _BATCH = 64
 
 
@@ -55,8 +64,10 @@ class Sehwag(TrainingRecipe, Method):
     `temperature` that of the contrastive one; `normalise` scales either gradient; `scale` weighs the `ood` gradient;
     `schedule` scales the shift by the transition variance or not at all; `negatives` is the dataset (a name or a
     folder) out of distribution; `generated` how many samples of the generator the fidelity classifier sees (0: as many
-    as real images); `bands` of noise have class Gaussians of their own, each fitted to `fitted` noised images. The rest
-    is the classifiers' training."""
+    as real images, 50,000 at most); `bands` of noise have class Gaussians of their own, each fitted to `fitted` noised
+    images; `images` of the dataset, and of the negatives, are drawn at random where there are more (0: all are taken);
+    `covariance` belongs to a class or is shared by all; `embedding` is a classifier `trained` here or ADM's published
+    one of ImageNet. The rest is the classifiers' training."""
 
     variant: Literal["auto", "conditional", "ood"] = "auto"
     alpha: float = 0.5
@@ -70,23 +81,38 @@ class Sehwag(TrainingRecipe, Method):
     generated: int = 0
     bands: int = 10
     fitted: int = 50_000
+    images: int = 200_000
+    covariance: Literal["class", "shared"] = "class"
+    embedding: Literal["trained", "adm-classifier"] = "trained"
 
+    later: ClassVar[frozenset[str]] = frozenset({"images", "covariance", "embedding"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"variant": "conditional", "hardness": "contrastive"},
         "appendix-c": {"variant": "ood"},
     }
+    unpublished: ClassVar[Mapping[str, str]] = {"official-code": "no code was published"}
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "hardness": ("bands", "fitted", *RECIPE_FIELDS),
-        "fidelity": ("generated", *RECIPE_FIELDS),
-        "ood": ("negatives", *RECIPE_FIELDS),
+        "hardness": ("bands", "fitted", "images", "covariance", "embedding", *RECIPE_FIELDS),
+        "fidelity": ("generated", "images", *RECIPE_FIELDS),
+        "ood": ("negatives", "images", *RECIPE_FIELDS),
     }
 
     def __post_init__(self) -> None:
         self.check("sehwag")
-        if not self.temperature > 0 or self.bands < 1 or self.fitted < 1 or self.generated < 0:
+        if not self.temperature > 0 or self.bands < 1 or self.fitted < 1 or min(self.generated, self.images) < 0:
             raise BadInputError(
-                "sehwag: temperature must be positive, bands and fitted at least 1 and generated at least 0, not"
-                f" {self.temperature}, {self.bands}, {self.fitted}, {self.generated}"
+                "sehwag: temperature must be positive, bands and fitted at least 1, generated and images at least 0,"
+                f" not {self.temperature}, {self.bands}, {self.fitted}, {self.generated}, {self.images}"
+            )
+
+    def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
+        """Refuse the original without labels, and the data as what they are told from."""
+        if self.variant == "conditional" and not class_conditional:
+            raise BadInputError("sehwag: variant=conditional takes class labels: add --class-conditional")
+        if not self._by_class(class_conditional) and self.negatives == benchmark.dataset:
+            raise BadInputError(
+                f"sehwag: negatives={self.negatives} is the dataset of {benchmark.name}, which it is to be told from:"
+                " choose another, --set negatives=..."
             )
 
     def needs(self, class_conditional: bool) -> frozenset[str]:
@@ -144,40 +170,51 @@ class Sehwag(TrainingRecipe, Method):
     def low_density(self, part: Prepared, step: StepContext, x_t: Tensor, timestep: int) -> Tensor:
         """What the low-density gradient ascends, `(B,)`: the hardness score of x_t under its class's Gaussian, or the
         contrastive loss of its features against the class means."""
-        labels = _required(step.labels)
+        labels = step.labels
+        assert labels is not None
         features = part.features(x_t, timestep, None)
         band = timestep * self.bands // step.model.train_steps
         mean = part.tensors["mean"][band]
         if self.hardness == "contrastive":
             similarity = F.normalize(features, dim=1) @ F.normalize(mean, dim=1).T
             return F.cross_entropy(similarity / self.temperature, labels, reduction="none")
-        return gaussian_hardness(features - mean[labels], part.tensors["whitening"][band][labels])
+        whitening = part.tensors["whitening"][band]
+        return gaussian_hardness(features - mean[labels], whitening[labels % len(whitening)])  # one, or one a class
 
     def _prepare_hardness(self, kit: Kit) -> Prepared:
         """A noise-conditional classifier of the classes, and their Gaussians in its features, a band of noise each."""
-        images = kit.images()
-        if images.labels is None:
-            raise BadInputError("sehwag: hardness needs a dataset with class labels")
-        classifier = kit.train(images, images.labels, kit.classes, self)
+        if self.covariance == "class" and kit.classes * self.bands > _MOST_MATRICES:
+            raise BadInputError(
+                f"sehwag: covariances of {kit.classes} classes in {self.bands} bands are too many to keep (at most"
+                f" {_MOST_MATRICES}): --set covariance=shared"
+            )
+        published = kit.published_classifier() if self.embedding == "adm-classifier" else None
+        images = kit.images(labelled=True, most=self.images)
+        assert images.labels is not None
+        for band in range(self.bands):  # refused before the training, not after it
+            drawn, _ = kit.feature_draws(images, band, self.bands, self.fitted)
+            check_classes(images.labels[drawn], kit.classes)
+        classifier = published or kit.train(images, images.labels, kit.classes, self)
         means, whitenings = [], []
         for band in range(self.bands):
             features, classes = kit.noised_features(classifier, images, band, self.bands, self.fitted)
-            mean, whitening = class_gaussians(features, classes, kit.classes)
+            fit = class_gaussians if self.covariance == "class" else shared_gaussian
+            mean, whitening = fit(features, classes, kit.classes)
             means.append(mean)
             whitenings.append(whitening)
         return kit.finished(classifier, mean=torch.stack(means), whitening=torch.stack(whitenings))
 
     def _prepare_fidelity(self, kit: Kit) -> Prepared:
         """A noise-conditional classifier of generated (0) against real (1) images."""
-        real = kit.images()
-        generated = kit.generated(self.generated or len(real), class_conditional=True)
+        real = kit.images(most=self.images)
+        generated = kit.generated(self.generated or min(len(real), _MOST_GENERATED), class_conditional=True)
         targets = np.repeat(np.array([0, 1]), [len(generated), len(real)])
         return kit.finished(kit.train(generated.joined(real), targets, 2, self))
 
     def _prepare_ood(self, kit: Kit) -> Prepared:
         """A noise-conditional classifier of other images (0) against the data (1)."""
-        outside = kit.other_images(self.negatives)
-        inside = kit.images()
+        outside = kit.other_images(self.negatives, most=self.images)
+        inside = kit.images(most=self.images)
         targets = np.repeat(np.array([0, 1]), [len(outside), len(inside)])
         return kit.finished(kit.train(outside.joined(inside), targets, 2, self))
 
@@ -185,10 +222,15 @@ class Sehwag(TrainingRecipe, Method):
         return self.variant == "conditional" or (self.variant == "auto" and class_conditional)
 
 
-def _required(labels: Tensor | None) -> Tensor:
-    if labels is None:
-        raise BadInputError("sehwag: variant=conditional takes class labels: sample with --class-conditional")
-    return labels
+def check_classes(classes: NDArray[np.int64], count: int) -> None:
+    """Refuse draws among which one of `count` classes is absent: it would have no Gaussian."""
+    absent = np.flatnonzero(np.bincount(classes, minlength=count)[:count] == 0)
+    if len(absent):
+        others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise BadInputError(
+            f"sehwag: no image of class {absent[0]}{others} is among the {len(classes)} drawn for a band's Gaussians:"
+            " draw more, --set fitted=..., or prepare from images of every class"
+        )
 
 
 def log_second(logits: Tensor) -> Tensor:
@@ -205,20 +247,31 @@ def gaussian_hardness(centred: Tensor, whitening: Tensor) -> Tensor:
 
 
 def class_gaussians(features: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean `(count, d)` and whitening matrix `(count, d, d)` of each class's features `(N, d)`, in float64; the
-    covariance is shrunk so that it is never singular."""
+    """Mean `(count, d)` and whitening matrix `(count, d, d)` of each class's features `(N, d)`, in float64."""
     means, whitenings = [], []
     features = features.double()
     for number in range(count):
         own = features[classes == number]
         mean = own.mean(dim=0)
-        centred = own - mean
-        covariance = centred.T @ centred / len(own)
-        dim = features.shape[1]
-        identity = torch.eye(dim, dtype=torch.float64)
-        spread = (covariance.diagonal().mean()).clamp_min(1e-12)
-        shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * spread * identity
-        factor = torch.linalg.cholesky(shrunk)
         means.append(mean)
-        whitenings.append(torch.linalg.solve_triangular(factor, identity, upper=False))
+        whitenings.append(whitening_of(own - mean))
     return torch.stack(means), torch.stack(whitenings)
+
+
+def shared_gaussian(features: Tensor, classes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean `(count, d)` of each class's features `(N, d)` and the one whitening matrix `(1, d, d)` of what is left of
+    all of them, in float64: linear discriminant analysis, where there are too few images a class for its covariance."""
+    features = features.double()
+    mean = torch.stack([features[classes == number].mean(dim=0) for number in range(count)])
+    return mean, whitening_of(features - mean[classes])[None]
+
+
+def whitening_of(centred: Tensor) -> Tensor:
+    """Lower triangular W with `W C W' = I` `(d, d)`, C the covariance of centred features `(N, d)` float64, shrunk so
+    that it is never singular."""
+    covariance = centred.T @ centred / len(centred)
+    identity = torch.eye(centred.shape[1], dtype=torch.float64)
+    spread = (covariance.diagonal().mean()).clamp_min(1e-12)
+    shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * spread * identity
+    factor = torch.linalg.cholesky(shrunk)
+    return torch.linalg.solve_triangular(factor, identity, upper=False)

@@ -50,6 +50,9 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     preset = chosen.pop("preset", DEFAULT_PRESET)
     presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", None) or {}
     if preset != DEFAULT_PRESET and preset not in presets:
+        reason = getattr(cls, "unpublished", {}).get(preset)
+        if reason is not None:
+            raise BadInputError(f"preset={preset}: {reason} for {name}; known: {', '.join([DEFAULT_PRESET, *presets])}")
         raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
     values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
     with user_code(name):
@@ -58,7 +61,10 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     converted = {key: _converted(name, key, value, fields) for key, value in values.items()}
     with user_code(name):
         instance = cls(**converted)
-    method = ConfiguredMethod(name, instance, _params(name, instance), preset)
+    params = _params(name, instance)
+    for key in _unmentioned(cls, params, benchmark.methods.get(name, {})):
+        del params[key]
+    method = ConfiguredMethod(name, instance, params, preset)
     for class_conditional in (False, True):
         check_needs(name, method.needs(class_conditional))
     return method
@@ -91,6 +97,14 @@ def _params(name: str, instance: Any) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise BadInputError(f"{name}: {key} = {value!r} cannot stand in a record: {error}") from error
     return params
+
+
+def _unmentioned(cls: type, params: Mapping[str, Any], declared: Mapping[str, Any]) -> list[str]:
+    """Hyperparameters that are younger than records and prepared parts which still hold, the method's `later`: left out
+    where they have their defaults and the benchmark does not declare them, as they were then."""
+    later: frozenset[str] = getattr(cls, "later", frozenset())
+    fields = [field for field in dataclasses.fields(cls) if field.name in later and field.name not in declared]
+    return [field.name for field in fields if params[field.name] == field.default]
 
 
 def _field_types(cls: type) -> dict[str, Any]:

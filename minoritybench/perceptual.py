@@ -38,8 +38,14 @@ _SOURCE = "https://download.pytorch.org/models"
 
 def open_distance(name: str, device: str = "cpu") -> Need:
     """The distance of that name. Errors: unknown name exits 2, absent LPIPS backbone weights exit 4."""
+    digest = weights_digest(name)
+    return Need(euclidean if digest is None else Lpips(BACKBONES[name], device), digest)
+
+
+def weights_digest(name: str) -> str | None:
+    """SHA-256 of a distance's weights, None where it has none. Errors as above."""
     if name == "l2":
-        return Need(euclidean, None)
+        return None
     if name not in BACKBONES:
         raise BadInputError(f"unknown distance {name!r}; known: l2, {', '.join(BACKBONES)}")
     backbone = BACKBONES[name]
@@ -49,7 +55,7 @@ def open_distance(name: str, device: str = "cpu") -> Need:
             f"distance {name}: weights {backbone.file} ({backbone.size}) are not here; fetch"
             f" {_SOURCE}/{backbone.file} to {path}, or do without: --set distance=l2"
         )
-    return Need(Lpips(backbone, device), sha256_file(path))
+    return sha256_file(path)
 
 
 def backbone_path(backbone: Backbone) -> Path:

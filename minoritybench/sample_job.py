@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from minoritybench.diffusion.model import DiffusionModel
+from minoritybench.diffusion.model import DiffusionModel, requires_labels
 from minoritybench.encoders import load_encoder
 from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError
@@ -148,13 +148,28 @@ def open_sampler(request: SampleRequest) -> Sampler:
     method = configure(request.method, dict(request.settings), benchmark)
     generator = request.generator or benchmark.generator
     model = open_generator(generator, request)
-    if request.class_conditional and model.num_classes is None:
-        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    conditional = draws_by_class(model, request.class_conditional)
+    check_use(method, benchmark, conditional)
     guide = request.guide or benchmark.guide
-    conditional = request.class_conditional or getattr(model, "requires_labels", False)
-    needs = _open_needs(method, benchmark, model, guide, request, conditional)
+    needs = _open_needs(method, benchmark, model, generator, guide, request, conditional)
     spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
     return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional)
+
+
+def draws_by_class(model: DiffusionModel, asked: bool) -> bool:
+    """Whether images are drawn with class labels: because it was asked for, or because the network knows no other way.
+    Asked of an unconditional model exits 2."""
+    if asked and model.num_classes is None:
+        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    return asked or requires_labels(model)
+
+
+def check_use(method: ConfiguredMethod, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
+    """Let the method's `check_use(benchmark, class_conditional)`, if it has one, refuse before anything is computed."""
+    refuse = getattr(method.instance, "check_use", None)
+    if refuse is not None:
+        with user_code(method.name):
+            refuse(benchmark, class_conditional)
 
 
 def open_generator(name: str, request: SampleRequest) -> DiffusionModel:
@@ -169,6 +184,7 @@ def _open_needs(
     method: ConfiguredMethod,
     benchmark: BenchmarkSpec,
     model: DiffusionModel,
+    generator: str,
     guide: str,
     request: SampleRequest,
     conditional: bool,
@@ -179,7 +195,7 @@ def _open_needs(
     for name in sorted(name for name in names if name.startswith(f"{PREPARED}:")):
         from minoritybench.prepare import open_prepared
 
-        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, request.device)
+        needs[name] = open_prepared(name.partition(":")[2], method, benchmark, model, generator, request.device)
     if ENCODER in names:
         encoder = load_encoder(guide, device=request.device)
         needs[ENCODER] = Need(encoder, getattr(encoder, "weights_sha256", None))

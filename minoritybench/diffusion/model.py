@@ -38,3 +38,8 @@ class DiffusionModel(Protocol):
     def decode(self, x0: Tensor) -> Tensor:
         """Diffusion space to images: nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable."""
         ...
+
+
+def requires_labels(model: DiffusionModel) -> bool:
+    """Whether the network has no unconditional mode."""
+    return bool(getattr(model, "requires_labels", False))

@@ -96,13 +96,19 @@ class Method:
       `eps_shift(step) -> delta`                               added to the predicted noise (guidance in DDIM form)
       `correct(step) -> delta | None`                          added to x_{t-1} after the transition
       `objective(step) -> {name: (B,)}`                        what it seeks, larger is more, of `x0_hat`; for reports
+      `check_use(benchmark, class_conditional)`                refuses, before any work, settings that cannot do there
     A class that has them without inheriting from this one works as well. `requires` names what it needs beside the
     generator (see `minoritybench.needs`); where that depends on its settings, a method `needs(class_conditional)` does.
+    `presets` are named settings, `unpublished` says of a preset that users expect why there is none. `later` are
+    hyperparameters that records and prepared parts leave out where they are at the default, for there was a time
+    without them.
     """
 
     transition: ClassVar[str] = "ancestral"
     requires: ClassVar[frozenset[str]] = frozenset()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unpublished: ClassVar[Mapping[str, str]] = {}
+    later: ClassVar[frozenset[str]] = frozenset()
 
 
 def predict(

@@ -12,7 +12,8 @@ from minoritybench.prepare.job import (
     plan_parts,
     prepare_parts,
 )
-from minoritybench.prepare.kit import Bench, Kit
+from minoritybench.prepare.kit import Kit
+from minoritybench.prepare.shards import Bench
 from minoritybench.prepare.training import RECIPE_FIELDS, TrainingRecipe
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""ADM's encoder U-Net as a guide classifier, for states of 64 px and above."""
+"""ADM's encoder U-Net as a guide classifier, for states of 32 px and above."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from minoritybench.diffusion.adm import ClassifierConfig, NoisyClassifier
-from minoritybench.prepare.classifier import GuideConfig
+from minoritybench.diffusion.adm.model import load_classifier
+from minoritybench.prepare.classifier import GuideClassifier, GuideConfig
 
 _BY_SIZE: dict[int, dict[str, Any]] = {
+    32: {"res_blocks": 3, "channel_mult": (1, 2, 4), "attention_sizes": (16, 8)},
     64: {},
     128: {"res_blocks": 2, "channel_mult": (1, 1, 2, 3, 4)},
     256: {"res_blocks": 2, "channel_mult": (1, 1, 2, 2, 4, 4)},
@@ -18,7 +20,8 @@ _BY_SIZE: dict[int, dict[str, Any]] = {
 
 class AdmGuide(nn.Module):
     """ADM's noisy classifier of the state's size: width 128, attention at 32, 16 and 8, depth 4 at 64 px and 2 above,
-    as published. A class label, where one is given, is embedded and added to the time embedding, as in ADM's U-Net."""
+    as published; at 32 px, where none was, an own choice: widths 128, 256 and 512, depth 3, attention at 16 and 8. A
+    class label, where one is given, is embedded and added to the time embedding, as in ADM's U-Net."""
 
     def __init__(self, config: GuideConfig) -> None:
         super().__init__()
@@ -37,6 +40,17 @@ class AdmGuide(nn.Module):
         """Logits `(B, outputs)`."""
         logits: Tensor = self.trunk.out(self.trunk.hidden(x_t, timestep, labels))
         return logits
+
+
+def published_guide(name: str, device: str) -> tuple[GuideClassifier, str]:
+    """A published noisy classifier, frozen, and its file's SHA-256. Errors: absent weights exit 4."""
+    network, sha256 = load_classifier(name, device="cpu")
+    config = network.config
+    shape = (config.in_channels, config.image_size, config.image_size)
+    guide = GuideClassifier(GuideConfig("adm-encoder", shape, config.outputs))
+    assert isinstance(guide.network, AdmGuide)
+    guide.network.trunk.load_state_dict(network.state_dict())
+    return guide.to(device).eval().requires_grad_(False), sha256
 
 
 class _Labelled(NoisyClassifier):

@@ -131,7 +131,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "film-mlp": Architecture(FilmMlp, torch.float16),
     "adm-encoder": Architecture(_adm_encoder, torch.float32),
 }
-_ADM_SIDES = (64, 128, 256)
+_ADM_SIDES = (32, 64, 128, 256)
 
 
 def architecture_for(state_shape: tuple[int, ...]) -> str:

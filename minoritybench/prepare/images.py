@@ -17,7 +17,9 @@ from torch import Tensor
 from minoritybench.data.resize import resize
 from minoritybench.data.source import ImageDecodeError, ImageSource, LoadedImage, SourceSpec, open_source
 from minoritybench.errors import BadInputError
+from minoritybench.prepare.artefact import PREPARE_SEED
 from minoritybench.rank_shard import as_unit_tensor
+from minoritybench.rng import derived_seed
 from minoritybench.store import Receipts, atomic_path, digest_of
 
 SHARD_SIZE = 1024
@@ -27,13 +29,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImagesPlan:
-    """What a worker needs to bring any shard of a source to `state_shape`; `stage` names files and receipts."""
+    """What a worker needs to bring any shard of a source to `state_shape`; `stage` names files and receipts; `most` is
+    the number of images drawn at random where there are more (0: all are taken)."""
 
     out: str
     token: str
     stage: str
     source: SourceSpec
     state_shape: tuple[int, ...]
+    most: int = 0
+
+    def chosen(self, total: int) -> NDArray[np.int64]:
+        """Which of `total` images are taken, ascending: a draw that depends on the numbers alone."""
+        if not 0 < self.most < total:
+            return np.arange(total)
+        order = np.random.RandomState(derived_seed(PREPARE_SEED, "chosen", total) % 2**32).permutation(total)
+        return np.sort(order[: self.most])
 
     def file(self, shard: int) -> Path:
         """Where the pixels of a shard lie."""
@@ -81,7 +92,7 @@ def image_shard(plan: ImagesPlan, shard: int) -> None:
     kept: list[int] = []
     failed: list[str] = []
     pixels: list[NDArray[np.uint8]] = []
-    for index in range(shard * SHARD_SIZE, min((shard + 1) * SHARD_SIZE, len(source.ids))):
+    for index in plan.chosen(len(source.ids))[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE].tolist():
         try:
             pixels.append(to_state_pixels(source.load(index), plan.state_shape))
             kept.append(index)
@@ -123,14 +134,16 @@ def open_store(plan: ImagesPlan, facts: Sequence[dict[str, Any]]) -> ImageStore:
 
 def class_labels(source: ImageSource) -> NDArray[np.int64] | None:
     """Class numbers of a source's images: its own `labels`, else one class a first folder of the ids, in ascending
-    order (ImageNet's); None where there are none."""
+    order (ImageNet's; that of numbers, where all are numbers: the hub's labels); None where there are none."""
     own = getattr(source, "labels", None)
     if own is not None:
         return np.asarray(own, dtype=np.int64)
     folders = [id_.partition("/")[0] if "/" in id_ else None for id_ in source.ids]
     if None in folders or len(set(folders)) < 2:
         return None
-    numbers = {folder: number for number, folder in enumerate(sorted({str(folder) for folder in folders}))}
+    names = {str(folder) for folder in folders}
+    ordered = sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    numbers = {folder: number for number, folder in enumerate(ordered)}
     return np.array([numbers[str(folder)] for folder in folders], dtype=np.int64)
 
 

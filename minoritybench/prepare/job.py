@@ -25,10 +25,13 @@ from minoritybench.prepare.artefact import (
     read_document,
     save_prepared,
 )
-from minoritybench.prepare.kit import Kit, WorkPlan
+from minoritybench.prepare.classifier import architecture_for
+from minoritybench.prepare.inputs import check_data, check_weights
+from minoritybench.prepare.kit import Kit
+from minoritybench.prepare.shards import WorkPlan
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, user_code
-from minoritybench.sample_job import SampleRequest, open_generator
+from minoritybench.sample_job import SampleRequest, check_use, draws_by_class, open_generator
 from minoritybench.store import digest_of, folder_lock, open_output, sha256_file
 
 log = logging.getLogger(__name__)
@@ -95,11 +98,14 @@ def plan_parts(request: PrepareRequest) -> list[PartJob]:
     benchmark = load_benchmark(request.benchmark)
     method = configure(request.method, dict(request.settings), benchmark)
     model = _generator(request, benchmark)
-    if request.class_conditional and model.num_classes is None:
-        raise BadInputError(f"--class-conditional: {model.name} is unconditional")
+    conditional = draws_by_class(model, request.class_conditional)
+    check_use(method, benchmark, conditional)
     jobs = []
-    for part in part_names(method, request.class_conditional):
-        identity = part_identity(part, method, benchmark, model)
+    parts = part_names(method, conditional)
+    if parts:
+        architecture_for(tuple(model.state_shape))  # refused now rather than once every image is scored
+    for part in parts:
+        identity = part_identity(part, method, benchmark, model, request.generator or benchmark.generator)
         if request.folder is not None:
             target = request.folder / identity.file_name
             jobs.append(PartJob(identity, target, target.is_file() and not request.force))
@@ -123,6 +129,8 @@ def _have(request: PrepareRequest, job: PartJob) -> PartOutcome:
         with folder_lock(work):
             _clear(work)
     facts = read_document(job.path)["facts"]
+    if job.there:
+        check_data(job.path, facts, load_benchmark(request.benchmark), request.root)
     seconds = 0.0 if job.there else perf_counter() - started
     return PartOutcome(job.identity.part, job.path, sha256_file(job.path), not job.there, seconds, facts)
 
@@ -176,28 +184,39 @@ def part_names(method: ConfiguredMethod, class_conditional: bool) -> list[str]:
     return sorted(name.partition(":")[2] for name in needs if name.startswith(f"{PREPARED}:"))
 
 
-def part_identity(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel) -> Identity:
-    """What a part is. The method's `parts` names the hyperparameters that it depends on."""
+def part_identity(
+    part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, generator: str
+) -> Identity:
+    """What a part is. The method's `parts` names the hyperparameters that it depends on; `generator` is the name that
+    `model` was opened by, for one of a user's file depends on that file."""
     parts: Mapping[str, tuple[str, ...]] = getattr(method.instance, "parts", {})
     if part not in parts or not hasattr(method.instance, "prepare"):
         raise BadInputError(f"method {method.name!r} needs {PREPARED}:{part} but does not say how it is prepared")
-    settings = {name: method.params[name] for name in parts[part]}
-    return identity_of(method.name, part, benchmark.name, model, settings, code_digests(method.name))
+    later: frozenset[str] = getattr(method.instance, "later", frozenset())
+    settings = {name: method.params[name] for name in parts[part] if name in method.params or name not in later}
+    return identity_of(method.name, part, benchmark.name, model, settings, code_digests(method.name, generator))
 
 
 def open_prepared(
-    name: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, model: DiffusionModel, device: str
+    name: str,
+    method: ConfiguredMethod,
+    benchmark: BenchmarkSpec,
+    model: DiffusionModel,
+    generator: str,
+    device: str,
 ) -> Need:
     """The part `name` of a method, shipped or prepared, for exactly these settings and generator weights; exit 4 with
     the command that builds it where there is none."""
-    identity = part_identity(name, method, benchmark, model)
+    identity = part_identity(name, method, benchmark, model, generator)
     path = identity.find()
     if path is None:
         raise MissingAssetError(
             f"{method.name}: its part {name!r} is not prepared for {benchmark.name} with these settings; run"
-            f" `{prepare_command(name, method, benchmark, model.name)}`"
+            f" `{prepare_command(name, method, benchmark, generator)}`"
         )
-    return Need(load_prepared(path, identity, device), sha256_file(path))
+    prepared = load_prepared(path, identity, device)
+    check_weights(path, prepared.facts)
+    return Need(prepared, sha256_file(path))
 
 
 def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpec, generator: str) -> str:
@@ -208,7 +227,7 @@ def prepare_command(part: str, method: ConfiguredMethod, benchmark: BenchmarkSpe
     preset = {} if method.preset == DEFAULT_PRESET else {"preset": method.preset}
     asked = {f.name: method.params[f.name] for f in dataclasses.fields(method.instance) if _has_no_default(f)}
     usual = configure(method.name, {**preset, **asked}, benchmark).params
-    changed = {key: value for key, value in method.params.items() if value != usual[key]}
+    changed = {key: value for key, value in method.params.items() if key not in usual or value != usual[key]}
     for key, value in {**preset, **asked, **changed}.items():
         words += ["--set", f"{key}={value}"]
     if part not in part_names(method, False):

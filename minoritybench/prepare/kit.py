@@ -5,10 +5,8 @@ All of it works in the part's own folder and resumes: finished shards and the la
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,78 +15,39 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minoritybench.data.catalogue import known
-from minoritybench.data.source import SourceSpec, open_source, spec_from_argument
-from minoritybench.diffusion.loop import run_chain
-from minoritybench.diffusion.model import DiffusionModel
-from minoritybench.diffusion.schedule import Schedule, Table, make_schedule
-from minoritybench.diffusion.step import Method
+from minoritybench.data.source import SourceSpec, open_source
+from minoritybench.diffusion.model import DiffusionModel, requires_labels
+from minoritybench.diffusion.schedule import Table, make_schedule
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
-from minoritybench.methods import ConfiguredMethod, configure
-from minoritybench.microbatch import pad_rows, torch_threads
-from minoritybench.perceptual import Distance, open_distance
+from minoritybench.methods import ConfiguredMethod
+from minoritybench.microbatch import torch_threads
+from minoritybench.needs import DISTANCE
+from minoritybench.perceptual import weights_digest
 from minoritybench.prepare.artefact import PREPARE_SEED, Prepared
 from minoritybench.prepare.classifier import ARCHITECTURES, GuideClassifier, GuideConfig, architecture_for
 from minoritybench.prepare.figures import held_out_figures
 from minoritybench.prepare.images import FACTS as IMAGE_FACTS
-from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, image_shard, open_store
+from minoritybench.prepare.images import SHARD_SIZE, ImagesPlan, ImageStore, class_labels, image_shard, open_store
+from minoritybench.prepare.inputs import DATASET, INPUTS, other_spec
+from minoritybench.prepare.shards import (
+    GENERATED,
+    GENERATED_SHARD,
+    VALUES,
+    GeneratedPlan,
+    Value,
+    ValuesPlan,
+    WorkPlan,
+    generate_shard,
+    values_shard,
+)
 from minoritybench.prepare.training import Task, TrainingRecipe, noised, train
 from minoritybench.records import load_benchmark
-from minoritybench.registry import user_code
-from minoritybench.rng import ImageStreams, derived_seed
-from minoritybench.sample_job import SampleRequest, open_generator
-from minoritybench.sample_shard import LABEL_STREAM
-from minoritybench.store import Receipts, atomic_path, digest_of
+from minoritybench.rng import derived_seed
+from minoritybench.store import Receipts, digest_of
 
-GENERATED_SHARD = 128
-GENERATED_SEED = 900
-"""No benchmark samples with it, and no setting was chosen on it."""
-_GENERATED = "generated"
-_VALUES = "values"
-
-
-@dataclass(frozen=True)
-class WorkPlan:
-    """What a worker needs to reopen a part's preparation; `token` stands for the identity and the images' content."""
-
-    work: str
-    token: str
-    method: str
-    settings: tuple[tuple[str, Any], ...]
-    benchmark: str
-    generator: str
-    part: str
-    root: str | None
-    device: str
-    workers: int
-    engine: str
-
-
-class Bench:
-    """The opened generator and distances: what a value is computed with, image by image."""
-
-    def __init__(self, model: DiffusionModel, device: str) -> None:
-        self.model = model
-        self.device = device
-        self.passes: Counter[str] = Counter()
-
-    def schedule(self, spacing: str) -> Schedule:
-        """The generator's chain, respaced."""
-        return make_schedule(self.model.schedule, spacing, self.model.train_steps)
-
-    def streams(self, indices: Sequence[int]) -> ImageStreams:
-        """Random streams of the dataset's images `indices`."""
-        return ImageStreams(PREPARE_SEED, indices)
-
-    def distance(self, name: str) -> Distance:
-        """A distance between images in diffusion space."""
-        opened: Distance = open_distance(name, self.device).value
-        return opened
-
-
-Value = Callable[[Bench, Tensor, Tensor | None, Sequence[int]], Tensor]
-"""Images `(B, C, H, W)` in diffusion space, their classes `(B,)` or None and their numbers, to a value each `(B,)`."""
+_IMAGENET_CLASSES = 1000
+_PUBLISHED: dict[tuple[int, ...], str] = {(3, 64, 64): "adm-classifier-64", (3, 256, 256): "adm-classifier-256"}
 
 
 class Kit:
@@ -101,30 +60,51 @@ class Kit:
         self._folder = Path(plan.work)
         self.facts: dict[str, Any] = {}
 
-    def images(self) -> ImageStore:
-        """The benchmark's images, the ones that its generator models, with their classes where they have any."""
-        benchmark = load_benchmark(self._plan.benchmark)
-        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split))
+    @property
+    def requires_labels(self) -> bool:
+        """Whether the generator is a network that has no unconditional mode."""
+        return requires_labels(self._model)
 
-    def other_images(self, dataset: str) -> ImageStore:
+    def images(self, *, labelled: bool = False, most: int = 0) -> ImageStore:
+        """The benchmark's images, the ones that its generator models, with their classes where they have any; `most` of
+        them, drawn at random, where there are more (0: all). With `labelled` a dataset without classes exits 2 before
+        any image is read."""
+        benchmark = load_benchmark(self._plan.benchmark)
+        return self._store("images", SourceSpec(benchmark.dataset, self._plan.root, benchmark.split), most, labelled)
+
+    def other_images(self, dataset: str, *, most: int = 0) -> ImageStore:
         """Images of another dataset (a registered name, or a folder), brought to the generator's shape. A known one
         whose files are absent exits 4."""
-        return self._store("other", other_spec(dataset, self._plan.root))
+        spec = other_spec(dataset, self._plan.root)
+        source = open_source(spec)
+        fingerprint = source.fingerprint()
+        if fingerprint == self.facts.get(DATASET, {}).get("sha256"):
+            raise BadInputError(f"{self._plan.method}: {dataset} is the benchmark's own dataset; choose another")
+        if source.spec.root is not None:
+            self._tell_input(f"{DATASET}:{dataset}", fingerprint)
+        return self._store("other", spec, most)
+
+    def distance(self, name: str) -> None:
+        """Say that images will be compared by a distance: absent weights exit 4 before any image is read, those that
+        are there are noted."""
+        digest = weights_digest(name)
+        if digest is not None:
+            self._tell_input(f"{DISTANCE}:{name}", digest)
 
     def generated(self, count: int, class_conditional: bool) -> ImageStore:
         """Images that the benchmark's generator draws by plain ancestral sampling."""
         plan = GeneratedPlan(self._plan, count, class_conditional)
-        receipts = Receipts(self._folder, _GENERATED, plan.token, IMAGE_FACTS)
+        receipts = Receipts(self._folder, GENERATED, plan.token, IMAGE_FACTS)
         label = f"{self._plan.part}: sampling"
         facts = self._run(generate_shard, plan, -(-count // GENERATED_SHARD), receipts, label)
-        self._tell_images(_GENERATED, self._model.name, count)
+        self._tell_images(GENERATED, self._model.name, count)
         files = tuple(plan.file(shard) for shard in range(len(facts)))
         return ImageStore(files, tuple(len(fact["kept"]) for fact in facts), None, plan.token)
 
     def per_image(self, value: Value, store: ImageStore) -> NDArray[np.float64]:
         """A value for each image, float64 `(N,)`: `value` is a method of the sampling method, called in fixed
         micro-batches, without gradients, on as many workers as there are."""
-        stage = f"{_VALUES}-{value.__name__}"
+        stage = f"{VALUES}-{value.__name__}"
         plan = ValuesPlan(self._plan, value.__name__, store, digest_of([self._plan.token, store.token, stage]))
         receipts = Receipts(self._folder, stage, plan.token, frozenset({"images"}))
         shards = -(-len(store) // SHARD_SIZE)
@@ -160,10 +140,33 @@ class Kit:
             self.facts["held_out"] = held_out_figures(classifier, task)
         return classifier
 
+    def published_classifier(self) -> GuideClassifier:
+        """ADM's own classifier of noised ImageNet images, as a guide. Errors: a generator of other images exits 2, the
+        absent file 4."""
+        from minoritybench.prepare.adm import published_guide
+
+        model = self._model
+        name = _PUBLISHED.get(tuple(model.state_shape))
+        if name is None or model.num_classes != _IMAGENET_CLASSES:
+            raise BadInputError(
+                f"{self._plan.method}: ADM's classifiers are of {_IMAGENET_CLASSES} ImageNet classes at 64 or 256 px,"
+                f" not of what {model.name} draws: --set embedding=trained"
+            )
+        classifier, sha256 = published_guide(name, self._plan.device)
+        self.facts["classifier"] = {"name": name, "sha256": sha256}
+        return classifier
+
     def finished(self, classifier: GuideClassifier, **tensors: Tensor) -> Prepared:
         """The part, its tensors rounded to the precision in which they are stored, with what was noted about it."""
         stored = ARCHITECTURES[classifier.config.architecture].stored
         return Prepared(classifier, {name: value.to(stored) for name, value in tensors.items()}, self.facts)
+
+    def feature_draws(
+        self, store: ImageStore, band: int, bands: int, count: int
+    ) -> tuple[NDArray[np.int64], torch.Generator]:
+        """The images `(count,)` that `noised_features` draws, and the generator of what it draws next."""
+        generator = torch.Generator().manual_seed(derived_seed(PREPARE_SEED, "features", band, bands))
+        return torch.randint(len(store), (count,), generator=generator).numpy(), generator
 
     @torch.no_grad()
     def noised_features(
@@ -175,9 +178,8 @@ class Kit:
             raise BadInputError(f"{self._plan.method}: {self._plan.part} needs a dataset with class labels")
         steps = self._model.train_steps
         low, high = -(-band * steps // bands), -(-(band + 1) * steps // bands)
-        generator = torch.Generator().manual_seed(derived_seed(PREPARE_SEED, "features", band, bands))
+        drawn, generator = self.feature_draws(store, band, bands, count)
         features: list[Tensor] = []
-        drawn = torch.randint(len(store), (count,), generator=generator).numpy()
         with torch_threads(self._model.threads):
             for start in range(0, count, self._model.micro_batch):
                 block = drawn[start : start + self._model.micro_batch]
@@ -199,15 +201,24 @@ class Kit:
         model = self._model
         return make_schedule(model.schedule, str(model.train_steps), model.train_steps).alphas_cumprod
 
-    def _store(self, stage: str, spec: SourceSpec) -> ImageStore:
+    def _store(self, stage: str, spec: SourceSpec, most: int, labelled: bool = False) -> ImageStore:
         source = open_source(spec)
-        token = digest_of([self._plan.token, source.spec.as_dict(), source.fingerprint()])
-        plan = ImagesPlan(str(self._folder), token, f"pixels-{stage}", source.spec, tuple(self._model.state_shape))
+        if labelled and class_labels(source) is None:
+            raise BadInputError(
+                f"{self._plan.method}: {self._plan.part} needs a dataset with class labels, {spec.name} has none"
+            )
+        token = digest_of([self._plan.token, source.spec.as_dict(), source.fingerprint(), most])
+        shape = tuple(self._model.state_shape)
+        plan = ImagesPlan(str(self._folder), token, f"pixels-{stage}", source.spec, shape, most)
         receipts = Receipts(self._folder, plan.stage, token, IMAGE_FACTS)
-        shards = -(-len(source.ids) // SHARD_SIZE)
+        shards = -(-len(plan.chosen(len(source.ids))) // SHARD_SIZE)
         store = open_store(plan, self._run(image_shard, plan, shards, receipts, f"{self._plan.part}: reading {stage}"))
         self._tell_images(stage, spec.name if spec.name != "folder" else "a folder", len(store))
         return store
+
+    def _tell_input(self, name: str, sha256: str) -> None:
+        """Note what the part depends on that its name says nothing of."""
+        self.facts.setdefault(INPUTS, {})[name] = sha256
 
     def _tell_images(self, stage: str, origin: str, count: int) -> None:
         """Note for the metadata where images came from: nothing that differs between machines."""
@@ -219,93 +230,3 @@ class Kit:
         work = self._plan
         options: dict[str, Any] = {"workers": work.workers, "engine": work.engine, "device": work.device}
         return run_stage(worker, plan, shards, receipts, label=label, **options)
-
-
-def other_spec(dataset: str, root: str | None) -> SourceSpec:
-    """The source of a dataset that a setting names: registered, with its files under `root`, or a folder."""
-    return spec_from_argument(dataset, None if known(dataset) is None else root, None, None)
-
-
-@dataclass(frozen=True)
-class GeneratedPlan:
-    """What a worker needs to draw any shard of `count` images."""
-
-    work: WorkPlan
-    count: int
-    class_conditional: bool
-
-    @property
-    def token(self) -> str:
-        """Stands for what is drawn."""
-        return digest_of([self.work.token, _GENERATED, self.count, self.class_conditional, GENERATED_SEED])
-
-    def file(self, shard: int) -> Path:
-        """Where the pixels of a shard lie."""
-        return Path(self.work.work) / "shards" / f"{_GENERATED}-{shard:06d}.npy"
-
-
-def generate_shard(plan: GeneratedPlan, shard: int) -> None:
-    """Draw the images of one shard by plain ancestral sampling at the generator's own size, as 8-bit pixels."""
-    _, model = _opened(plan.work)
-    benchmark = load_benchmark(plan.work.benchmark)
-    schedule = make_schedule(model.schedule, str(benchmark.steps), model.train_steps)
-    indices = list(range(shard * GENERATED_SHARD, min((shard + 1) * GENERATED_SHARD, plan.count)))
-    pixels: list[Tensor] = []
-    for start in range(0, len(indices), model.micro_batch):
-        block = indices[start : start + model.micro_batch]
-        streams = ImageStreams(GENERATED_SEED, block + block[:1] * (model.micro_batch - len(block)))
-        labels = None
-        if plan.class_conditional and model.num_classes is not None:
-            labels = streams.integers(model.num_classes, LABEL_STREAM).to(plan.work.device)
-        with torch_threads(model.threads), torch.no_grad():
-            state, _ = run_chain(model, schedule, Method(), streams, labels, device=plan.work.device)
-        pixels.append(((state[: len(block)].clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
-    file = plan.file(shard)
-    with atomic_path(file) as part, part.open("wb") as handle:
-        np.save(handle, torch.cat(pixels).numpy())
-    receipts = Receipts(Path(plan.work.work), _GENERATED, plan.token)
-    receipts.write(shard, [file], {"kept": indices, "failed": []})
-
-
-@dataclass(frozen=True)
-class ValuesPlan:
-    """What a worker needs to compute `function` of the method over any shard of `store`."""
-
-    work: WorkPlan
-    function: str
-    store: ImageStore
-    token: str
-
-    def file(self, shard: int) -> Path:
-        """Where the values of a shard lie, float64 `(n,)`."""
-        return Path(self.work.work) / "shards" / f"{_VALUES}-{self.function}-{shard:06d}.npy"
-
-
-def values_shard(plan: ValuesPlan, shard: int) -> None:
-    """Compute the values of one shard and write them, then the receipt."""
-    method, model = _opened(plan.work)
-    bench = Bench(model, plan.work.device)
-    function: Value = getattr(method.instance, plan.function)
-    last = min((shard + 1) * SHARD_SIZE, len(plan.store))
-    found: list[Tensor] = []
-    for start in range(shard * SHARD_SIZE, last, model.micro_batch):
-        indices = list(range(start, min(start + model.micro_batch, last)))
-        padded = indices + indices[:1] * (model.micro_batch - len(indices))
-        images = pad_rows(plan.store.take(indices), model.micro_batch).to(plan.work.device)
-        labels = None if plan.store.labels is None else torch.from_numpy(plan.store.labels[padded])
-        with torch_threads(model.threads), torch.no_grad(), user_code(plan.work.method):
-            values = function(bench, images, None if labels is None else labels.to(plan.work.device), padded)
-        found.append(values[: len(indices)].double().cpu())
-    file = plan.file(shard)
-    with atomic_path(file) as part, part.open("wb") as handle:
-        np.save(handle, torch.cat(found).numpy())
-    receipts = Receipts(Path(plan.work.work), f"{_VALUES}-{plan.function}", plan.token)
-    receipts.write(shard, [file], {"images": last - shard * SHARD_SIZE})
-
-
-@lru_cache(maxsize=1)
-def _opened(plan: WorkPlan) -> tuple[ConfiguredMethod, DiffusionModel]:
-    """Method and generator, opened once a process."""
-    benchmark = load_benchmark(plan.benchmark)
-    request = SampleRequest("adm", plan.benchmark, device=plan.device)
-    return configure(plan.method, dict(plan.settings), benchmark), open_generator(plan.generator, request)

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class TrainingRecipe:
     """Hyperparameters of a classifier's training, to be inherited by a method: AdamW on balanced batches, its rate
-    falling linearly to 0, on images noised to uniformly drawn timesteps of the generator's whole chain; `held_out` is
-    the stratified share that is never trained on; `augment` crops to 0.8 to 1 of the area, or flips as well."""
+    falling linearly to 0 and gradients clipped at norm 1 (an own choice), on images noised to uniformly drawn timesteps
+    of the generator's whole chain; `held_out` is the stratified share that is never trained on; `augment` crops to 0.8
+    to 1 of the area, or flips as well."""
 
     iterations: int = 60_000
     batch_size: int = 256

@@ -16,7 +16,9 @@ from minoritybench.diffusion.loop import run_chain
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
-from minoritybench.prepare import Bench
+from minoritybench.needs import Need
+from minoritybench.perceptual import euclidean
+from minoritybench.prepare import Bench, shards
 from minoritybench.records import load_benchmark
 from minoritybench.rng import ImageStreams
 
@@ -162,6 +164,40 @@ def test_minority_score_is_the_mean_distance_to_the_clamped_restoration() -> Non
     assert torch.allclose(score, torch.stack(found).mean(dim=0), rtol=1e-9)
     # an image's score belongs to its number, not to its place
     assert torch.allclose(method.minority_score(bench, x0[1:2], None, [9]), score[1:2], rtol=1e-12)
+
+
+def test_a_distance_is_opened_once_for_all_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(shards, "open_distance", lambda name, device: opened.append(name) or Need(euclidean, None))
+    shards._distance.cache_clear()
+    for first in (0, 2, 4):
+        bench = Bench(SmoothModel(), "cpu")  # type: ignore[arg-type]
+        Mg(levels=4, n_iter=2).minority_score(bench, states().clamp(-1, 1), None, [first, first + 1])
+    shards._distance.cache_clear()
+    assert opened == ["lpips-vgg"]
+
+
+class LabelledModel(SmoothModel):
+    """Has no unconditional mode; its prediction depends on the class."""
+
+    requires_labels = True
+
+    def predict(self, x_t: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        assert labels is not None
+        return super().predict(x_t, timestep, None) * (1 + labels.view(-1, 1, 1, 1) / 10)
+
+
+def test_a_network_that_requires_labels_is_told_the_class_whatever_the_bins() -> None:
+    method, x0, labels = Mg(levels=4, distance="l2", within_class=False), states().clamp(-1, 1), torch.tensor([3, 7])
+    bench = Bench(LabelledModel(), "cpu")  # type: ignore[arg-type]
+    score = method.minority_score(bench, x0, labels, [0, 1])
+    assert torch.equal(score, method.score_within_class(bench, x0, labels, [0, 1]))
+    assert not torch.equal(score, method.minority_score(bench, x0, torch.tensor([3, 8]), [0, 1]))
+    step = step_at(INDEX, states(), SmoothModel(), **{LEVELS: toy_part(4)})
+    step.model, step.labels = LabelledModel(), labels  # type: ignore[assignment]
+    assert method.objective(step)["minority score"].isfinite().all()
+    free = Bench(SmoothModel(), "cpu")  # type: ignore[arg-type]
+    assert torch.equal(method.minority_score(free, x0, labels, [0, 1]), method.minority_score(free, x0, None, [0, 1]))
 
 
 def test_presets_differ_where_paper_and_code_do() -> None:

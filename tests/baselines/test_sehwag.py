@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from minoritybench.baselines.sehwag import Sehwag, class_gaussians, gaussian_hardness, log_second
+from minoritybench.baselines.sehwag import (
+    Sehwag,
+    check_classes,
+    class_gaussians,
+    gaussian_hardness,
+    log_second,
+    shared_gaussian,
+)
 from scipy.stats import multivariate_normal
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from toy_denoisers import SmoothModel, step_at
 from toy_guides import central_differences, states, toy_part
 
+import minoritybench
 from minoritybench.diffusion.step import StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
-from minoritybench.prepare import Prepared
+from minoritybench.prepare import Kit, Prepared, PrepareRequest, plan_parts, prepare_parts
+from minoritybench.prepare.job import prepare_command
 from minoritybench.records import load_benchmark
 
 INDEX = 10
@@ -149,8 +160,17 @@ def test_variant_decides_what_is_needed() -> None:
     assert Sehwag().needs(True) == {HARDNESS, FIDELITY}
     assert Sehwag(beta=0.0).needs(True) == {HARDNESS}
     assert Sehwag(variant="ood").needs(True) == {OOD}
-    with pytest.raises(BadInputError, match="--class-conditional"):
-        Sehwag(variant="conditional").correct(step_of(hardness=hardness_part()))
+
+
+def test_what_a_setting_cannot_do_is_refused_before_sampling(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="add --class-conditional"):
+        minoritybench.sample("sehwag", tmp_path / "s", settings={"variant": "conditional"}, n=2, seeds=(0,))
+    assert not (tmp_path / "s").exists()
+    Sehwag(variant="conditional").check_use(load_benchmark("digits"), True)
+    with pytest.raises(BadInputError, match="is the dataset of digits") as caught:
+        plan_parts(PrepareRequest("sehwag", settings=(("negatives", "digits"),)))
+    assert caught.value.exit_code == 2
+    plan_parts(PrepareRequest("sehwag", settings=(("negatives", "digits"),), class_conditional=True))
 
 
 def test_gaussian_hardness_is_the_negative_log_density() -> None:
@@ -168,11 +188,99 @@ def test_gaussian_hardness_is_the_negative_log_density() -> None:
         np.testing.assert_allclose(found[classes == number].numpy(), -density, rtol=1e-5)
 
 
+def test_the_shared_gaussian_is_linear_discriminant_analysis() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 900)
+    features = rng.normal(size=(900, 4)) @ rng.normal(size=(4, 4)) + classes[:, None]
+    mean, whitening = shared_gaussian(torch.from_numpy(features), torch.from_numpy(classes), 3)
+    pooled = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(features, classes)
+    shrunk = 0.95 * pooled.covariance_ + 0.05 * np.trace(pooled.covariance_) / 4 * np.eye(4)
+    np.testing.assert_allclose(mean.numpy(), pooled.means_, rtol=1e-10)
+    assert whitening.shape == (1, 4, 4)
+    np.testing.assert_allclose(np.linalg.inv(whitening[0].T @ whitening[0]), shrunk, rtol=1e-8)
+
+
+def test_hardness_with_a_shared_covariance_is_that_of_equal_ones() -> None:
+    part = hardness_part()
+    one = {"mean": part.tensors["mean"], "whitening": part.tensors["whitening"][:, :1]}
+    three = {**one, "whitening": one["whitening"].expand(-1, 3, -1, -1)}
+    method, step = Sehwag(bands=2), step_of(labels=torch.tensor([2, 0]))
+    found = [
+        method.low_density(Prepared(part.classifier, tensors), step, step.x_t.detach(), 204) for tensors in (one, three)
+    ]
+    assert torch.equal(*found)
+
+
+def test_sizes_are_limited_and_settings_of_imagenet_keep_within_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
+    request = PrepareRequest("sehwag", settings=(("bands", 205), ("beta", 0)), class_conditional=True)
+    with pytest.raises(BadInputError, match=r"10 classes in 205 bands .* --set covariance=shared"):
+        prepare_parts(request)
+    request = PrepareRequest("sehwag", settings=(("embedding", "adm-classifier"), ("beta", 0)), class_conditional=True)
+    with pytest.raises(BadInputError, match=r"of 1000 ImageNet classes .* --set embedding=trained"):
+        prepare_parts(request)
+    settings = Sehwag(**load_benchmark("imagenet256").methods["sehwag"])
+    assert (settings.covariance, settings.embedding) == ("shared", "adm-classifier")
+    assert settings.bands * 512**2 * 4 < 2**24
+    assert 0 < settings.images <= 200_000
+    assert 0 < settings.generated <= 50_000
+
+    class Asked:
+        def images(self, *, most: int) -> range:
+            assert most == 200_000
+            return range(1_281_167)
+
+        def generated(self, count: int, class_conditional: bool) -> None:
+            raise BadInputError(f"asked for {count}")
+
+    with pytest.raises(BadInputError, match=r"asked for 50000$"):
+        Sehwag().prepare("fidelity", Asked())  # type: ignore[arg-type]
+
+
+def test_settings_younger_than_records_are_told_only_where_they_matter() -> None:
+    digits = load_benchmark("digits")
+    assert not {"images", "covariance", "embedding"} & configure("sehwag", {"images": 200_000}, digits).params.keys()
+    assert configure("sehwag", {"covariance": "shared"}, digits).params["covariance"] == "shared"
+    imagenet = load_benchmark("imagenet256")
+    assert configure("sehwag", {"covariance": "class"}, imagenet).params["covariance"] == "class"
+    names = [
+        plan_parts(PrepareRequest("sehwag", settings=settings, class_conditional=True))[1].path.name
+        for settings in (
+            (),
+            (("covariance", "class"),),
+            (("covariance", "shared"),),
+            (("embedding", "adm-classifier"),),
+        )
+    ]
+    assert len(set(names)) == 3
+    assert names[0] == names[1]
+    shared = configure("sehwag", {"covariance": "shared"}, digits)
+    assert "--set covariance=shared" in prepare_command("hardness", shared, digits, "digits-ddpm")
+
+
 def test_a_dead_feature_leaves_the_gaussian_finite() -> None:
     features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     features[:, 2] = 0
     mean, whitening = class_gaussians(features, torch.zeros(50, dtype=torch.int64), 1)
     assert gaussian_hardness(features.double() - mean[0], whitening.expand(50, -1, -1)).isfinite().all()
+
+
+def test_a_class_without_draws_is_named_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(Kit, "train", lambda *_, **__: pytest.fail("trained"))
+    settings = (("fitted", 5), ("bands", 1), ("beta", 0))
+    with pytest.raises(
+        BadInputError, match=r"no image of class \d and \d more is among the 5 .* --set fitted="
+    ) as caught:
+        prepare_parts(PrepareRequest("sehwag", settings=settings, class_conditional=True))
+    assert caught.value.exit_code == 2
+    check_classes(np.array([0, 2, 1, 1]), 3)
+    with pytest.raises(BadInputError, match="of class 1 is among the 2 "):
+        check_classes(np.array([0, 2]), 3)
 
 
 def test_presets() -> None:
@@ -183,7 +291,7 @@ def test_presets() -> None:
     changed = {key: value for key, value in paper.items() if value != usual[key]}
     assert changed == {"variant": "conditional", "hardness": "contrastive"}
     assert {key: value for key, value in appendix.items() if value != usual[key]} == {"variant": "ood"}
-    with pytest.raises(BadInputError, match="paper, appendix-c"):
+    with pytest.raises(BadInputError, match="no code was published for sehwag; known: reference, paper, appendix-c"):
         configure("sehwag", {"preset": "official-code"}, neutral)
 
 

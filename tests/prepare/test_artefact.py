@@ -41,7 +41,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def open_part(method: str, part: str, **settings: Any) -> Any:
     benchmark = load_benchmark("digits")
     return open_prepared(
-        part, configure(method, settings, benchmark), benchmark, load_digits_ddpm("digits-ddpm"), "cpu"
+        part, configure(method, settings, benchmark), benchmark, load_digits_ddpm("digits-ddpm"), "digits-ddpm", "cpu"
     )
 
 
@@ -110,8 +110,8 @@ def test_the_command_names_preset_settings_and_classes() -> None:
     # the command's own settings lead to the very part that is missing
     pairs = dict(word.split("=") for word in words[5:] if "=" in word)
     again = configure("mg", pairs, benchmark)
-    assert part_identity("levels-by-class", again, benchmark, model) == part_identity(
-        "levels-by-class", method, benchmark, model
+    assert part_identity("levels-by-class", again, benchmark, model, "digits-ddpm") == part_identity(
+        "levels-by-class", method, benchmark, model, "digits-ddpm"
     )
 
 
@@ -120,13 +120,15 @@ def test_a_part_in_the_cache_is_found_and_one_of_other_weights_there_is_not(
 ) -> None:
     benchmark, model = load_benchmark("digits"), load_digits_ddpm("digits-ddpm")
     method = configure("mg", {"levels": 3}, benchmark)
-    identity = part_identity("levels", method, benchmark, model)
+    identity = part_identity("levels", method, benchmark, model, "digits-ddpm")
     save_prepared(identity.cached(), identity, Prepared(toy_classifier()))
     assert identity.cached().is_relative_to(empty_cache / "prepared" / "digits" / "mg")
-    assert open_prepared("levels", method, benchmark, model, "cpu").sha256 == sha256_file(identity.cached())
+    assert open_prepared("levels", method, benchmark, model, "digits-ddpm", "cpu").sha256 == sha256_file(
+        identity.cached()
+    )
     model.weights_sha256 = "0" * 64  # the generator was trained anew
     with pytest.raises(MissingAssetError):
-        open_prepared("levels", method, benchmark, model, "cpu")
+        open_prepared("levels", method, benchmark, model, "digits-ddpm", "cpu")
 
 
 def test_what_is_shipped_is_small_complete_and_as_its_card_says() -> None:
@@ -164,12 +166,12 @@ def test_a_shipped_part_of_another_generator_is_not_used(
     """Under its right name, but made for other weights than its metadata says: refused, not used."""
     benchmark, model = load_benchmark("digits"), load_digits_ddpm("digits-ddpm")
     method = configure("mg", {}, benchmark)
-    identity = part_identity("levels", method, benchmark, model)
+    identity = part_identity("levels", method, benchmark, model, "digits-ddpm")
     monkeypatch.setattr("minoritybench.prepare.artefact.SHIPPED", tmp_path)
     target = tmp_path / identity.file_name
-    shutil.copy(SHIPPED / part_identity("levels-by-class", method, benchmark, model).file_name, target)
+    shutil.copy(SHIPPED / part_identity("levels-by-class", method, benchmark, model, "digits-ddpm").file_name, target)
     with pytest.raises(BadInputError, match=re.escape(identity.file_name)):
-        open_prepared("levels", method, benchmark, model, "cpu")
+        open_prepared("levels", method, benchmark, model, "digits-ddpm", "cpu")
 
 
 def test_metadata_is_canonical_json() -> None:

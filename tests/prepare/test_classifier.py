@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
+from toy_adm import awake_classifier
 
-from minoritybench.errors import BadInputError
+from minoritybench.diffusion.adm.presets import CLASSIFIERS
+from minoritybench.diffusion.adm.weights import save_network
+from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.prepare.adm import published_guide
 from minoritybench.prepare.classifier import GuideClassifier, GuideConfig, architecture_for
+from minoritybench.store import sha256_file
 
 
 def built(shape: tuple[int, ...], outputs: int, classes: int | None) -> GuideClassifier:
@@ -29,7 +36,7 @@ def same_step(batch: int, t: int) -> Tensor:
 
 
 @pytest.mark.parametrize("classes", [None, 10])
-@pytest.mark.parametrize(("shape", "dim"), [((1, 8, 8), 32), ((3, 64, 64), 512)])
+@pytest.mark.parametrize(("shape", "dim"), [((1, 8, 8), 32), ((3, 32, 32), 512), ((3, 64, 64), 512)])
 def test_logits_depend_on_image_time_and_the_class_where_it_is_given(
     shape: tuple[int, ...], dim: int, classes: int | None
 ) -> None:
@@ -64,8 +71,23 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_shapes_that_no_network_fits_are_refused() -> None:
-    for shape in ((3, 32, 32), (4, 64, 32), (3, 100, 100)):
+    for shape in ((1, 28, 28), (4, 64, 32), (3, 100, 100)):
         with pytest.raises(BadInputError, match="no classifier architecture"):
             architecture_for(shape)
     with pytest.raises(BadInputError, match="film-mlp"):
         GuideClassifier(GuideConfig("resnet", (1, 8, 8), 2))
+
+
+def test_the_published_noisy_classifier_serves_as_a_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
+    with pytest.raises(MissingAssetError, match=r"64x64_classifier\.pt"):
+        published_guide("adm-classifier-64", "cpu")
+    network = awake_classifier(CLASSIFIERS["adm-classifier-64"].config)
+    (tmp_path / "adm").mkdir()
+    save_network(network, tmp_path / "adm" / "64x64_classifier.safetensors")
+    guide, sha256 = published_guide("adm-classifier-64", "cpu")
+    assert sha256 == sha256_file(tmp_path / "adm" / "64x64_classifier.safetensors")
+    x = noise(1, (3, 64, 64))
+    with torch.no_grad():
+        assert torch.equal(guide(x, same_step(1, 300)), network(x, same_step(1, 300)))
+        assert guide.features(x, same_step(1, 300)).shape == (1, 512)

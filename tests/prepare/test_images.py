@@ -15,7 +15,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.prepare.images import FACTS, ImagesPlan, ImageStore, class_labels, image_shard, open_store
 from minoritybench.prepare.images import to_state_pixels as shaped
-from minoritybench.prepare.kit import other_spec
+from minoritybench.prepare.inputs import other_spec
 from minoritybench.store import Receipts
 
 
@@ -94,3 +94,27 @@ def test_absent_negatives_exit_four_and_roots_reach_only_datasets_that_have_one(
         open_source(other_spec("imagenet", str(tmp_path)))
     with pytest.raises(BadInputError, match="did you mean 'imagenet'"):
         other_spec("imagenet1", None)
+
+
+def test_numbered_folders_are_classes_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("0", "2", "10"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / name / "x.png")
+    source = open_source(SourceSpec("folder", str(tmp_path)))
+    labels = class_labels(source)
+    assert labels is not None
+    assert dict(zip(source.ids, labels.tolist(), strict=True)) == {"0/x.png": 0, "2/x.png": 1, "10/x.png": 2}
+
+
+def test_a_draw_of_the_images_keeps_their_labels_and_is_the_same_again(tmp_path: Path) -> None:
+    whole = stored(SourceSpec("digits"), tmp_path / "whole", (1, 8, 8))
+    plan = ImagesPlan(str(tmp_path / "some"), "token", "pixels", SourceSpec("digits"), (1, 8, 8), 1100)
+    receipts = Receipts(tmp_path / "some", "pixels", "token", FACTS)
+    store = open_store(plan, run_stage(image_shard, plan, 2, receipts, label=""))
+    chosen = plan.chosen(1500)
+    assert len(store) == len(set(chosen.tolist())) == 1100
+    assert store.labels is not None
+    assert whole.labels is not None
+    assert store.labels.tolist() == whole.labels[chosen].tolist()
+    assert torch.equal(store.take(range(1100)), whole.take(chosen))
+    assert plan.chosen(1100).tolist() == list(range(1100))

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import minoritybench
+from minoritybench.diffusion.embedded import DigitsDdpm
 from minoritybench.errors import BadInputError, MinorityBenchError, MissingAssetError
 from minoritybench.prepare import PrepareRequest, plan_parts, prepare_parts
+from minoritybench.sample_job import SampleRequest, open_sampler
 from minoritybench.store import sha256_file
 
 SMALL = ("--set", "levels=3", "--set", "iterations=40", "--set", "n_iter=1", "--set", "batch_size=32")
@@ -203,3 +206,39 @@ def test_shipped_parts_guide_and_scale_zero_equals_adm_bit_for_bit(
     assert outcome.passes["classifier_forward"] == outcome.passes["classifier_backward"] == 50 * classifiers
     assert outcome.passes["denoiser_forward"] == 50
     assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"), [("mg", {"levels-by-class"}), ("sehwag", {"hardness", "fidelity"})], ids=["mg", "sehwag"]
+)
+def test_a_network_that_requires_labels_gets_the_parts_that_sampling_asks_for(
+    method: str, parts: set[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "requires_labels", True, raising=False)
+    assert {job.identity.part for job in plan_parts(PrepareRequest(method))} == parts
+    assert set(open_sampler(SampleRequest(method)).needs) == {f"prepared:{part}" for part in parts}
+
+
+def test_mg_of_the_official_code_is_prepared_for_a_network_that_requires_labels(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "requires_labels", True, raising=False)
+    plain = DigitsDdpm.predict
+
+    def strict(self: DigitsDdpm, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        return plain(self, x_t, timestep, labels)
+
+    monkeypatch.setattr(DigitsDdpm, "predict", strict)
+    settings = {"preset": "official-code", "n_iter": 1, "iterations": 5, "batch_size": 32}
+    (part,) = prepare_parts(PrepareRequest("mg", settings=tuple(settings.items())))
+    assert (part.part, part.built) == ("levels", True)
+
+
+def test_states_that_no_classifier_fits_are_refused_when_the_plan_is_made(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DigitsDdpm, "state_shape", (1, 28, 28))
+    with pytest.raises(BadInputError, match="no classifier architecture"):
+        plan_parts(PrepareRequest("mg"))
+    assert plan_parts(PrepareRequest("adm")) == []
