@@ -132,7 +132,16 @@ _METRICS = {
 _FEATURES = {
     "digits-classifier": Entry(f"{_THIS}.features.digits:ClassifierFeatures", "64-d penultimate layer, digits"),
     "digits-pca20": Entry(f"{_THIS}.features.digits:PixelPca", "first 20 principal components of digit pixels"),
+    "inception-clean": Entry(f"{_THIS}.features.inception:load_inception_clean", "pool3 as clean-fid takes it (cFID)"),
+    "inception-fid": Entry(
+        f"{_THIS}.features.inception:load_inception_fid", "pytorch-fid's Inception: pool3, 6d and 6e (sFID), logits"
+    ),
+    "vgg16-fc2": Entry(f"{_THIS}.features.vgg:load_vgg16", "VGG16 fc2 after ReLU: precision, recall and the rest"),
+    "clip-b16": Entry(f"{_THIS}.features.vision:load_vision", "OpenAI CLIP ViT-B/16, projected"),
+    "clip-l14": Entry(f"{_THIS}.features.vision:load_vision", "OpenAI CLIP ViT-L/14, projected"),
 }
+for _name in [name for name in _ENCODERS if name.startswith(("dinov2-", "metaclip-", "clip:", "timm:"))]:
+    _FEATURES[_name] = Entry(f"{_THIS}.features.vision:load_vision", f"{_ENCODERS[_name].summary}; squashed by bicubic")
 
 _BENCHMARKS = {
     "digits": Entry(f"{_THIS}.benchmarks:digits.toml", "embedded: 8x8 digits, runs offline on two cores"),
