@@ -1,9 +1,9 @@
 """Every resize of the toolkit, by preset name. All squash to a square, ignoring the aspect ratio.
 
 `antialias-<size>` filters before it samples; `author-bilinear-<size>` is what the published JEPA-SCORE code does, and
-pytorch-fid inside its network: bilinear without antialiasing. `clean-bicubic-<size>` is clean-fid's: antialiased bicubic
-on floats, clipped to the range, never rounded to 8 bits. These three are differentiable. `pil-bicubic-<size>` is Pillow's
-bicubic on 8-bit images, rounding included, as torchvision's transforms prepare photographs for classifiers.
+pytorch-fid inside its network: bilinear without antialiasing. `clean-bicubic-<size>` is clean-fid's: antialiased
+bicubic on floats, clipped to the range, never rounded to 8 bits. These three are differentiable. `pil-bicubic-<size>`
+is Pillow's bicubic on 8-bit images, rounding included, as torchvision's transforms prepare photographs.
 """
 
 from __future__ import annotations

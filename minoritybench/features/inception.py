@@ -30,11 +30,12 @@ def load_inception_clean(name: str, device: str = "cpu") -> NetworkExtractor:
     """`inception-clean`: pool3 `(2048,)`, what cFID is measured on."""
     from cleanfid.inception_torchscript import InceptionV3W
 
+    jit: Any = torch.jit
     path, digest = locate(name)
     network = InceptionV3W(str(path.parent), download=False).to(device)
 
     def forward(pixels: Tensor) -> dict[str, Tensor]:
-        with torch.jit.optimized_execution(False):  # else the third call may run other kernels than the first
+        with jit.optimized_execution(False):  # else the third call may run other kernels than the first
             return {"pool3": network(pixels)}
 
     return NetworkExtractor(

@@ -37,11 +37,9 @@ class NetworkExtractor:
 
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """Float `(N, 3, H, W)` in `[0, 1]` to the first output `(N, D)`."""
-        return self.outputs(list(images.split(1)), [None])[None]
+        return self.outputs(list(torch.split(images, 1)), [None])[None]
 
-    def outputs(
-        self, images: Sequence[Tensor], layers: Sequence[str | None]
-    ) -> dict[str | None, NDArray[np.float32]]:
+    def outputs(self, images: Sequence[Tensor], layers: Sequence[str | None]) -> dict[str | None, NDArray[np.float32]]:
         """Named outputs `(N, D)` of N images `(1, 3, H, W)` of any sizes; None stands for the first."""
         names = [self._named(layer) for layer in layers]
         rows: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -1,8 +1,8 @@
 """Pretrained encoders as feature spaces: DINOv2, CLIP and whatever timm has.
 
-The networks are those that score (`minoritybench.encoders.vision`); the preprocessing is not: photographs are squashed to
-the network's size by Pillow's bicubic, as Stein et al. 2023 prepare them for FD-DINOv2. DINOv2 without registers is run
-by transformers, whose position grid differs from the original repository's by its rule of resampling.
+The networks are those that score (`minoritybench.encoders.vision`); the preprocessing is not: photographs are squashed
+to the network's size by Pillow's bicubic, as Stein et al. 2023 prepare them for FD-DINOv2. DINOv2 without registers is
+run by transformers, whose position grid differs from the original repository's by its rule of resampling.
 """
 
 from __future__ import annotations

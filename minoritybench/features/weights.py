@@ -49,7 +49,7 @@ def locate(extractor: str) -> tuple[Path, str]:
     is downloaded. Error: another file under the published name exits 2."""
     published = PUBLISHED[extractor]
     own = cache_folder() / "extractors" / extractor / published.file
-    places = (own, Path(torch.hub.get_dir()) / "checkpoints" / published.file)
+    places: tuple[Path, ...] = (own, Path(torch.hub.get_dir()) / "checkpoints" / published.file)
     if extractor == "inception-clean":
         places += (Path(tempfile.gettempdir()) / published.file,)
     path = next((place for place in places if place.is_file()), None)
@@ -69,7 +69,9 @@ def locate(extractor: str) -> tuple[Path, str]:
 def load_into(module: nn.Module, path: Path, name: str) -> None:
     """Fill a module, which may lie on the meta device, with the tensors of a file, strictly; counters of batches that
     older files lack are zero. Freezes it in evaluation mode."""
-    tensors = {key: value.float() if value.is_floating_point() else value for key, value in read_tensors(path, name).items()}
+    tensors = {
+        key: value.float() if value.is_floating_point() else value for key, value in read_tensors(path, name).items()
+    }
     for key in module.state_dict():
         if key.endswith("num_batches_tracked"):
             tensors.setdefault(key, torch.zeros((), dtype=torch.int64))
