@@ -149,8 +149,8 @@ def _later_legend(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> lis
 
 
 _LATER = {
-    "AvgkNN": "AvgkNN: mean distance to the 5 nearest images of the whole training split; rarity for the generator's data,"
-    " which artefacts raise too.",
+    "AvgkNN": "AvgkNN: mean distance to the 5 nearest images of the whole training split; how rare a sample is in the"
+    " generator's data, which artefacts raise too.",
     "AuthPct": "AuthPct: percentage of samples that are no nearer to a training image than its nearest other one is.",
     "rarity": "Rarity: mean radius (k=3) of the smallest real ball that holds a sample, samples in none left out.",
 }
