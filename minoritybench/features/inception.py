@@ -7,6 +7,7 @@ out of averages, the last block takes a maximum) and 1,008 logits; its key names
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ def load_inception_clean(name: str, device: str = "cpu") -> NetworkExtractor:
 
     jit: Any = torch.jit
     path, digest = locate(name)
-    network = InceptionV3W(str(path.parent), download=False).to(device)
+    with warnings.catch_warnings():  # TorchScript is deprecated, but the published file is nothing else
+        warnings.simplefilter("ignore", FutureWarning)
+        network = InceptionV3W(str(path.parent), download=False).to(device)
 
     def forward(pixels: Tensor) -> dict[str, Tensor]:
         with jit.optimized_execution(False):  # else the third call may run other kernels than the first

@@ -1,4 +1,4 @@
-"""Inception in both ports, with random weights: layers against hooks, the whole against clean-fid's copy of pytorch-fid."""
+"""Inception in both ports, random weights: layers against hooks, the whole against clean-fid's copy of pytorch-fid."""
 
 from __future__ import annotations
 
@@ -10,49 +10,21 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_inception import place_weights, random_network
 
 from minoritybench.data.resize import resize
 from minoritybench.features import Space, describe, load_extractor, weights
-from minoritybench.features.inception import FID_LAYERS, empty_network, fid_layers
+from minoritybench.features.inception import FID_LAYERS, fid_layers
 
 
 @pytest.fixture(scope="module")
 def network() -> Any:
-    """Random weights of a size at which activations neither die nor grow; batch norms with statistics of their own."""
-    with torch.device("meta"):
-        network = empty_network()
-    network.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    state = network.state_dict()
-    for key, value in state.items():
-        if not value.is_floating_point():
-            value.zero_()
-        elif value.ndim > 1:
-            value.normal_(0, (2 / value[0].numel()) ** 0.5, generator=generator)
-        else:
-            value.uniform_(0.5, 1.5, generator=generator)
-            if key.endswith(("bias", "running_mean")):
-                value.sub_(1)
-    return network.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def file(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weight file as old as the published one: without the counters that batch norms have had since."""
-    path = tmp_path_factory.mktemp("weights") / weights.PUBLISHED["inception-fid"].file
-    torch.save({k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}, path)
-    return path
+    return random_network()
 
 
 @pytest.fixture
-def placed(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The random file where the loader looks, in place of the published one."""
-    monkeypatch.setenv("MINORITYBENCH_CACHE", str(tmp_path))
-    place = tmp_path / "extractors" / "inception-fid" / file.name
-    place.parent.mkdir(parents=True)
-    place.symlink_to(file)
-    known = weights.PUBLISHED["inception-fid"]
-    monkeypatch.setitem(weights.PUBLISHED, "inception-fid", replace(known, sha256=None))
+def placed(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place_weights(network, tmp_path, monkeypatch)
 
 
 def pictures(*sizes: int) -> list[Tensor]:

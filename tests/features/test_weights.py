@@ -1,4 +1,4 @@
-"""Weight files of extractors: absent ones are told in full, foreign ones are refused before anything in them is read."""
+"""Weight files of extractors: absent ones are told in full, foreign ones refused before anything in them is read."""
 
 from __future__ import annotations
 
