@@ -21,7 +21,7 @@ from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError, MissingAssetError, all_or_absent
 from minoritybench.feature_metrics import REFERENCE
 from minoritybench.features import Extractor, Space, extractor_facts, load_extractor, metric_facts
-from minoritybench.features.cache import Crew, RealSide, real_sides, reference_images, training_images
+from minoritybench.features.cache import Crew, RealSide, all_real_sides
 from minoritybench.given_samples import SAMPLES_FOLDER, colour_warning, first_pixels, open_samples, read_samples
 from minoritybench.measure_shard import (
     FACTS,
@@ -306,23 +306,11 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
     return load_measurements(plan), [fact["tool"] for fact in facts]
 
 
-def _real(job: EvaluateJob) -> dict[tuple[str, Space], RealSide]:
-    """The real images in every space that a metric needs, from the cache as far as it holds them."""
-    request = job.request
-    crew = Crew(request.sample.device, request.workers, request.sample.engine, request.sample.batch_size)
-    sides: dict[tuple[str, Space], RealSide] = {}
-    for against, spaces in wanted_spaces(job.benchmark).items():
-        images = reference_images(job.reference) if against == REFERENCE else training_images(job.reference)
-        for name, extractor in job.extractors.items():
-            some = [space for space in spaces if space.extractor == name]
-            found = real_sides(images, some, extractor, job.judges.threads, crew) if some else {}
-            sides |= {(against, space): side for space, side in found.items()}
-    return sides
-
-
 def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]], tool: ToolRecord) -> RunRecord:
     benchmark, reference = job.benchmark, job.reference
-    real = _real(job)
+    request = job.request
+    crew = Crew(request.sample.device, request.workers, request.sample.engine, request.sample.batch_size)
+    real = all_real_sides(reference, wanted_spaces(benchmark), job.extractors, job.judges.threads, crew)
     facts = {name: metric_facts(extractor) for name, extractor in job.extractors.items()}
     plans = plan_metrics(benchmark, reference, real, facts, job.judges)
     groups = _by_seed(samples, measured)
@@ -410,6 +398,11 @@ def _warnings(job: EvaluateJob, n: int) -> list[str]:
     recipe, weights = job.reference.recipe, job.judges.weights
     ranked_by = recipe.encoder["name"]
     warnings = []
+    if recipe.dataset["name"] != job.benchmark.dataset:
+        warnings.append(
+            f"reference set {recipe.name!r} is of {recipe.dataset['name']}, the benchmark of {job.benchmark.dataset}:"
+            " its features and encoders may suit other images (--benchmark names another)"
+        )
     if ranked_by in weights and weights[ranked_by] != recipe.encoder["weights_sha256"]:
         warnings.append(
             f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than score here:"

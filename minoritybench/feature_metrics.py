@@ -117,7 +117,7 @@ FEATURE_METRICS: dict[str, FeatureMetric] = {
         ideal=lambda real, n, k: 0.0,
         range=(-np.inf, np.inf),
     ),
-    "IS": FeatureMetric(
+    "inception score": FeatureMetric(
         "higher",
         lambda real, fake, k: inception_score(fake=fake),
         Space("inception-fid", "logits"),

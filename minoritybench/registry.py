@@ -103,6 +103,13 @@ _METHODS = {
 
 _METRICS = {
     "FD": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "Frechet distance between feature Gaussians, lower"),
+    "cFID": Entry(
+        f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-clean, after clean-fid's resize, lower"
+    ),
+    "FID": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's pool3, lower"),
+    "sFID": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's spatial 6d, lower"),
+    "sFID (6e)": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's spatial 6e, lower"),
+    "FD-DINOv2": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in dinov2-vitl14, lower"),
     "KID": Entry(f"{_THIS}.metrics.kid:kid", "kernel distance, 100 subsets of 1,000, lower"),
     "inception score": Entry(f"{_THIS}.metrics.inception_score:inception_score", "Inception Score of logits, higher"),
     "precision": Entry(f"{_THIS}.metrics.manifold:precision", "improved precision, k=5, higher"),

@@ -79,7 +79,7 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSpec:
         "manifold_k": 3,
         "metrics": [
             {"metric": "sFID"},
-            {"metric": "IS"},
+            {"metric": "inception score"},
             {"metric": "KID", "features": "inception-fid", "layer": "pool3"},
             {"metric": "precision", "layer": "pool3", "features": "inception-fid"},
             {"metric": "coverage", "layer": "pool3", "features": "inception-fid"},
@@ -97,12 +97,12 @@ def test_stand_ins_run_end_to_end_and_the_reference_side_is_described_once(
 ) -> None:
     folder = pictures(tmp_path / "samples", COUNT, seed=1)
     record = minoritybench.evaluate(samples=folder, benchmark="celeba64", out=tmp_path / "out")
-    names = ["sFID", "IS", "KID", "precision", "coverage"]
+    names = ["sFID", "inception score", "KID", "precision", "coverage"]
     assert [metric.name for metric in record.metrics][:5] == names
     extractor = load_extractor("inception-fid")
     real = extractor.outputs(tensors(reference_pixels(benchmark)), ["6d"])["6d"]  # type: ignore[attr-defined]
     fake = extractor.outputs(tensors(folder_pixels(folder)), ["6d", "logits"])  # type: ignore[attr-defined]
-    spatial, score, coverage = (found(record.metrics, name) for name in ("sFID", "IS", "coverage"))
+    spatial, score, coverage = (found(record.metrics, name) for name in ("sFID", "inception score", "coverage"))
     assert spatial.value == pytest.approx(frechet_distance(real=real, fake=fake["6d"]).value, rel=1e-6)
     assert score.value == pytest.approx(inception_score(fake=fake["logits"]).value, rel=1e-6)
     assert spatial.params["layer"] == "6d"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ from minoritybench.data import resize, source
 from minoritybench.encoders import module, vision
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
+from minoritybench.feature_metrics import REFERENCE
 from minoritybench.features import Extractor, Space, extractor_facts
 from minoritybench.measure_shard import (
     FACTS,
@@ -87,6 +88,24 @@ def real_sides(
             _log.warning("feature cache: %s; it is left alone, and nothing is cached", reason)
             folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         return _sides(folder, plan, images, spaces, threads, crew)
+
+
+def all_real_sides(
+    reference: LoadedReference,
+    wanted: Mapping[str, Sequence[Space]],
+    extractors: Mapping[str, Extractor],
+    threads: int | None,
+    crew: Crew,
+) -> dict[tuple[str, Space], RealSide]:
+    """The real images of every metric, by what they are (`reference set`, `training split`) and the space."""
+    sides: dict[tuple[str, Space], RealSide] = {}
+    for against, spaces in wanted.items():
+        images = reference_images(reference) if against == REFERENCE else training_images(reference)
+        for name, extractor in extractors.items():
+            some = [space for space in spaces if space.extractor == name]
+            found = real_sides(images, some, extractor, threads, crew) if some else {}
+            sides |= {(against, space): side for space, side in found.items()}
+    return sides
 
 
 def reference_images(reference: LoadedReference) -> Selection:
