@@ -20,6 +20,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.provenance import made_by, tool_record
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.references import load_reference_set
+from minoritybench.report.table import metric_table
 
 SQUARE = """class Mine:
     def prepare(self, x): return x.mean(1).flatten(1)
@@ -298,3 +299,15 @@ def test_stretched_samples_are_another_measurement(run: tuple[Path, RunRecord], 
     by_hand = minoritybench.evaluate(samples=folder, out=tmp_path / "out")
     assert [m.value for m in by_hand.metrics] == [m.value for m in stretched.metrics]
     assert [m.value for m in by_hand.metrics] != [m.value for m in plain.metrics]
+
+
+def test_text_summary_says_how_many_images_stand_behind_each_figure(run: tuple[Path, RunRecord]) -> None:
+    lines = metric_table(run[1]).splitlines()
+    assert lines[0].endswith("n=40, seeds [0, 1]; reference set digits, n=375")
+    (precision,) = [line for line in lines if line.startswith("precision")]
+    (near,) = [line for line in lines if line.startswith("AvgkNN")]
+    (coverage,) = [line for line in lines if line.startswith("coverage")]
+    assert "40/375" in precision
+    assert "40/1500" in near
+    assert coverage.endswith(f"{1 - np.prod([(375 - i) / (415 - i) for i in range(1, 6)]):.2f}")
+    assert "intervals: t over seeds" in lines
