@@ -39,6 +39,18 @@ class MissingAssetError(MinorityBenchError):
     exit_code = 4
 
 
+def all_or_absent(*openers: Callable[[], object]) -> None:
+    """Open several things for what they lack alone: it is told in one `MissingAssetError`, each lack once."""
+    lacks: list[str] = []
+    for opener in openers:
+        try:
+            opener()
+        except MissingAssetError as error:
+            lacks.append(str(error))
+    if lacks:
+        raise MissingAssetError("; and ".join(dict.fromkeys(lacks)))
+
+
 def both_or_absent(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
     """Open two things; what each lacks is told in one `MissingAssetError`, so that nobody fetches 138 GB of data to
     learn next that weights are wanted too."""

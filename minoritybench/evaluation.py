@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,33 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from minoritybench.data.folder import FolderSource
-from minoritybench.data.source import ImageDecodeError, SourceSpec
+from minoritybench.data.source import SourceSpec, open_source
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import encoder_facts
 from minoritybench.engine import check_engine
 from minoritybench.engine.stage import run_stage
-from minoritybench.errors import BadInputError, MissingAssetError
-from minoritybench.features import load_extractor
+from minoritybench.errors import BadInputError, MissingAssetError, all_or_absent
+from minoritybench.feature_metrics import REFERENCE
+from minoritybench.features import Extractor, Space, extractor_facts, load_extractor, metric_facts
+from minoritybench.features.cache import Crew, RealSide, all_real_sides
+from minoritybench.given_samples import SAMPLES_FOLDER, colour_warning, first_pixels, open_samples, read_samples
 from minoritybench.measure_shard import (
     FACTS,
+    GREY,
     STAGE,
     MeasurePlan,
-    extractor_features,
-    feature_key,
+    Selection,
     load_measurements,
     measure_shard,
 )
-from minoritybench.measures import Judges, metric_records, plan_metrics
+from minoritybench.measures import (
+    Judges,
+    extractor_names,
+    fake_spaces,
+    metric_records,
+    plan_metrics,
+    wanted_spaces,
+)
 from minoritybench.provenance import environment, made_by, peak_memory_bytes, utc_now
 from minoritybench.records import (
     BenchmarkSpec,
@@ -45,13 +55,12 @@ from minoritybench.records import (
     load_record,
 )
 from minoritybench.references import LoadedReference, load_reference_set
-from minoritybench.registry import code_digests, entries
+from minoritybench.registry import code_digests
 from minoritybench.request_options import build_request, field_names
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sampling import SampleOutcome, draw
-from minoritybench.sidecars import write_sidecars
+from minoritybench.sidecars import SHEET_IMAGES, write_sidecars
 from minoritybench.store import (
-    PLAN_FILE,
     Receipts,
     digest_of,
     folder_lock,
@@ -63,8 +72,6 @@ from minoritybench.store import (
 )
 
 RECORD_FILE = "record.json"
-SAMPLES_FOLDER = "samples"
-_BROKEN_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
@@ -106,6 +113,7 @@ class EvaluateJob:
     request: EvaluateRequest
     benchmark: BenchmarkSpec
     reference: LoadedReference
+    extractors: dict[str, Extractor]
     judges: Judges
     plan: dict[str, Any]
     out: Path
@@ -113,14 +121,15 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class Samples:
-    """The images to measure: files and manifest rows, with what they cost to make."""
+    """The images to measure and their manifest rows, with what they cost to make and what is odd about them."""
 
-    files: tuple[str, ...]
+    images: Selection
     rows: list[dict[str, Any]]
     seconds: float
     passes: dict[str, int]
     tools: list[dict[str, Any]]
     peak_memory_bytes: int = 0
+    warnings: Sequence[str] = ()
 
 
 def evaluate(method: str | None = None, *, samples: Path | str | None = None, **options: Any) -> RunRecord:
@@ -136,10 +145,18 @@ def evaluate(method: str | None = None, *, samples: Path | str | None = None, **
 
 
 def prepare_job(request: EvaluateRequest) -> EvaluateJob:
-    """Check a request, load what it names and fix its plan."""
+    """Check a request, load what it names and fix its plan. Everything that is absent (weights, data, reference set) is
+    told at once, exit 4."""
     check_engine(request.sample.engine, request.sample.device)
+    try:
+        return _prepared(request)
+    except MissingAssetError:
+        all_or_absent(*_openers(request))
+        raise
+
+
+def _prepared(request: EvaluateRequest) -> EvaluateJob:
     benchmark = load_benchmark(request.sample.benchmark)
-    _check_extractors(benchmark)
     facts = _sample_facts(request)
     n = facts["n"] if request.samples is None else facts["samples"]["n"]
     least = benchmark.manifold_k + 2
@@ -150,34 +167,41 @@ def prepare_job(request: EvaluateRequest) -> EvaluateJob:
     ):
         if count < least:
             raise BadInputError(f"{count} {what} are too few: precision and coverage need {least}")
-    judges = _judges(request, benchmark, reference)
+    extractors = {name: load_extractor(name, request.sample.device) for name in extractor_names(benchmark)}
+    described = {name: extractor_facts(extractor) for name, extractor in extractors.items()}
+    judges = _judges(request, benchmark, reference, own=all(fact["threads"] for fact in described.values()))
+    reference.source()
     plan = {
         **facts,
         "kind": "evaluate",
         "minmax_stretch": request.minmax_stretch,
         "benchmark": benchmark.name,
         "benchmark_sha256": digest_of(benchmark.model_dump(mode="json", exclude={"title", "notes"})),
-        "features": {name: load_extractor(name).weights_sha256 for name in benchmark.features},
+        "features": described,
         "reference_set": reference.recipe.sha256,
         "judges": dict(judges.weights),
         "judge_threads": judges.threads,
         "guide_judge": judges.guide,
-        "code": {**facts.get("code", {}), **code_digests(*judges.weights)},
+        "code": {**facts.get("code", {}), **code_digests(*judges.weights, *extractors)},
     }
     name = request.sample.method.rpartition(":")[2] or "samples"
     out = request.out or Path("runs") / f"{benchmark.name}-{name}-{digest_of(plan)[:12]}"
-    return EvaluateJob(request, benchmark, reference, judges, plan, out)
+    return EvaluateJob(request, benchmark, reference, extractors, judges, plan, out)
 
 
-def _check_extractors(benchmark: BenchmarkSpec) -> None:
-    """A benchmark may name feature extractors that are still to come: it can be sampled from, not measured."""
-    known = entries("features")
-    missing = [name for name in dict.fromkeys([*benchmark.features, benchmark.manifold_features]) if name not in known]
-    if missing:
-        raise MissingAssetError(
-            f"benchmark {benchmark.name!r} measures with the features {', '.join(missing)}, which this version does not"
-            " have yet; `minoritybench sample` draws its samples"
-        )
+def _openers(request: EvaluateRequest) -> list[Callable[[], object]]:
+    """Everything an evaluation opens, one by one."""
+    benchmark = load_benchmark(request.sample.benchmark)
+    device, reference = request.sample.device, request.reference or benchmark.reference_set
+    encoders = dict.fromkeys([request.sample.guide or benchmark.guide, *benchmark.judges, *request.judges])
+    openers: list[Callable[[], object]] = [
+        lambda: _sample_facts(request),
+        lambda: load_reference_set(reference).source(),
+    ]
+    if reference == benchmark.reference_set:
+        openers.append(lambda: open_source(SourceSpec(benchmark.dataset, None, benchmark.split)))
+    openers += [partial(load_extractor, name, device) for name in extractor_names(benchmark)]
+    return [*openers, *(partial(load_encoder, name, device=device) for name in encoders)]
 
 
 def run_job(job: EvaluateJob) -> RunRecord:
@@ -191,7 +215,8 @@ def run_job(job: EvaluateJob) -> RunRecord:
         path = job.out / RECORD_FILE
         if path.is_file() and (finished := _whole_record(path)) is not None:
             return finished
-        samples = _existing(job) if job.request.samples is not None else _draw(job)
+        given = job.request.samples
+        samples = _draw(job) if given is None else _existing(job, given)
         measured, tools = _measure(job, samples)
         record = _record(job, samples, measured, made_by([*samples.tools, *tools]))
         write_text(path, pretty_json(record.model_dump(mode="json")))
@@ -214,13 +239,14 @@ def _whole_record(path: Path) -> RunRecord | None:
     return None
 
 
-def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference) -> Judges:
-    """The guide scores as such; every other encoder of the benchmark, the reference set and `--judge` is held out."""
+def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference, own: bool) -> Judges:
+    """The guide scores as such; every other encoder of the benchmark, the reference set and `--judge` is held out.
+    `own`: whether all extractors name threads of their own."""
     guide = request.sample.guide or benchmark.guide
     ranked_by = [reference.recipe.encoder["name"]] if reference.recipe.rank_by == "jepa" else []
     others = [name for name in dict.fromkeys([*ranked_by, *benchmark.judges, *request.judges]) if name != guide]
     facts = {name: encoder_facts(load_encoder(name, device=request.sample.device), name) for name in [guide, *others]}
-    own = all(fact["threads"] is not None for fact in facts.values())
+    own = own and all(fact["threads"] is not None for fact in facts.values())
     return Judges(
         guide,
         tuple(others),
@@ -232,47 +258,26 @@ def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: Loade
 def _sample_facts(request: EvaluateRequest) -> dict[str, Any]:
     if request.samples is None:
         return make_plan(request.sample, Path())[1]
-    if not request.samples.is_dir():
-        raise BadInputError(f"--samples {request.samples}: no such folder of images")
-    source = _sample_folder(request)
+    source = open_samples(request.samples, request.sample.n)
     return {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}, "device": request.sample.device}
-
-
-def _sample_folder(request: EvaluateRequest) -> FolderSource:
-    """The images below --samples; of a folder that `evaluate` left, the drawn ones and not its sheet."""
-    assert request.samples is not None
-    folder = request.samples.resolve()
-    if (folder / PLAN_FILE).is_file() and (folder / SAMPLES_FOLDER).is_dir():
-        folder = folder / SAMPLES_FOLDER
-    return FolderSource(SourceSpec("folder", str(folder), None, request.sample.n))
 
 
 def _draw(job: EvaluateJob) -> Samples:
     folder = job.out / SAMPLES_FOLDER
     outcome: SampleOutcome = draw(make_plan(job.request.sample, folder)[0])
     files = tuple(str(folder / row["file"]) for row in outcome.rows)
-    return Samples(files, outcome.rows, outcome.seconds, outcome.passes, outcome.tools, outcome.peak_memory_bytes)
+    cost = (outcome.seconds, outcome.passes, outcome.tools, outcome.peak_memory_bytes)
+    return Samples(Selection(files), outcome.rows, *cost)
 
 
-def _existing(job: EvaluateJob) -> Samples:
-    """Images made elsewhere, as one group; each must decode, for a set with gaps cannot be measured."""
-    source = _sample_folder(job.request)
-    rows, broken = [], []
-    for index, name in enumerate(source.ids):
-        try:
-            image = source.load(index)
-        except ImageDecodeError as error:
-            broken.append(f"{name}: {error}")
-            continue
-        rows.append({"file": name, "seed": None, "index": index, "label": None, "sha256": image.sha256})
-    if broken:
-        named = "; ".join(broken[:_BROKEN_NAMED])
-        more = f"; and {len(broken) - _BROKEN_NAMED} more" if len(broken) > _BROKEN_NAMED else ""
-        raise BadInputError(
-            f"--samples: {len(broken)} of {len(source.ids)} images cannot be read, remove or replace them:"
-            f" {named}{more}"
-        )
-    return Samples(tuple(str(source.root / name) for name in source.ids), rows, 0.0, {}, [])
+def _existing(job: EvaluateJob, folder: Path) -> Samples:
+    """Images made elsewhere, as one group."""
+    given = read_samples(open_samples(folder, job.request.sample.n))
+    (width, height), expected = given.size, job.benchmark.image_size
+    odd = [f"given samples have {width} x {height} px, the benchmark's images {expected}"]
+    return Samples(
+        given.images, given.rows, 0.0, {}, [], 0, given.warnings + odd * ((width, height) != (expected,) * 2)
+    )
 
 
 def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
@@ -280,12 +285,13 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
     plan = MeasurePlan(
         out=str(job.out),
         token=digest_of(job.plan),
-        files=samples.files,
+        images=samples.images,
         encoders=tuple(job.judges.weights),
-        extractors=tuple(job.benchmark.features),
+        spaces=fake_spaces(job.benchmark),
         device=job.request.sample.device,
         threads=job.judges.threads,
         minmax_stretch=job.request.minmax_stretch,
+        batch_size=job.request.sample.batch_size,
     )
     facts = run_stage(
         measure_shard,
@@ -302,14 +308,17 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
 
 def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[Any]], tool: ToolRecord) -> RunRecord:
     benchmark, reference = job.benchmark, job.reference
-    extractors = [load_extractor(name) for name in benchmark.features]
-    images = reference.images()
-    real = {feature_key(e.name): extractor_features(e, images) for e in extractors}
-    plans = plan_metrics(benchmark, reference, real, {e.name: e.weights_sha256 for e in extractors}, job.judges)
+    request = job.request
+    crew = Crew(request.sample.device, request.workers, request.sample.engine, request.sample.batch_size)
+    real = all_real_sides(reference, wanted_spaces(benchmark), job.extractors, job.judges.threads, crew)
+    facts = {name: metric_facts(extractor) for name, extractor in job.extractors.items()}
+    plans = plan_metrics(benchmark, reference, real, facts, job.judges)
     groups = _by_seed(samples, measured)
+    treatment = {"minmax_stretch": True} if job.request.minmax_stretch else {}
+    metrics, undefined = metric_records(plans, groups, treatment)
     generated = job.request.samples is None
     seeds = [int(seed) for seed in groups] if generated else []
-    count = len(samples.files)
+    count = len(samples.images)
     record = RunRecord(
         created=utc_now(),
         status="complete",
@@ -331,13 +340,20 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
             class_conditional=bool(job.plan.get("class_conditional", False)),
         ),
         reference_set=ReferenceRecord(name=reference.recipe.name, sha256=reference.recipe.sha256, n=reference.recipe.n),
-        metrics=metric_records(plans, groups, {"minmax_stretch": True} if job.request.minmax_stretch else {}),
+        metrics=metrics,
         failures=[],
         environment=environment(job.request.sample.device),
         cost=_cost(samples, count),
-        artifacts=write_sidecars(job.out, samples.files, samples.rows, tuple(job.judges.weights), measured),
+        artifacts=write_sidecars(
+            job.out, first_pixels(samples.images, SHEET_IMAGES), samples.rows, tuple(job.judges.weights), measured
+        ),
         tolerance=benchmark.tolerance,
-        warnings=_warnings(job, count // max(len(groups), 1)),
+        warnings=[
+            *samples.warnings,
+            *_colour_warnings(measured, real),
+            *_warnings(job, count // max(len(groups), 1)),
+            *undefined,
+        ],
     )
     return record.model_copy(update={"id": record.content_id()})
 
@@ -382,8 +398,11 @@ def _warnings(job: EvaluateJob, n: int) -> list[str]:
     recipe, weights = job.reference.recipe, job.judges.weights
     ranked_by = recipe.encoder["name"]
     warnings = []
-    if job.request.samples is not None and (size := _odd_size(job)) is not None:
-        warnings.append(f"given samples have {size} px, the benchmark's images {job.benchmark.image_size}")
+    if recipe.dataset["name"] != job.benchmark.dataset:
+        warnings.append(
+            f"reference set {recipe.name!r} is of {recipe.dataset['name']}, the benchmark of {job.benchmark.dataset}:"
+            " its features and encoders may suit other images (--benchmark names another)"
+        )
     if ranked_by in weights and weights[ranked_by] != recipe.encoder["weights_sha256"]:
         warnings.append(
             f"reference set {recipe.name!r} was ranked by other weights of {ranked_by} than score here:"
@@ -397,7 +416,6 @@ def _warnings(job: EvaluateJob, n: int) -> list[str]:
     return warnings
 
 
-def _odd_size(job: EvaluateJob) -> str | None:
-    """The size of the first given sample, where it is not the benchmark's."""
-    height, width = _sample_folder(job.request).load(0).pixels.shape[:2]
-    return None if height == width == job.benchmark.image_size else f"{width} x {height}"
+def _colour_warnings(measured: Mapping[str, NDArray[Any]], real: Mapping[tuple[str, Space], RealSide]) -> list[str]:
+    sides = [side for (against, _), side in real.items() if against == REFERENCE]
+    return colour_warning(measured[GREY], sides[0].grey) if sides else []

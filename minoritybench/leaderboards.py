@@ -22,6 +22,7 @@ from minoritybench.store import canonical_json, pretty_json, read_json, write_te
 RECORD_NAME = "record.json"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
+_FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
 
 
 def find_records(results: Path) -> list[Path]:
@@ -247,6 +248,6 @@ def drift(record: RunRecord, again: RunRecord, seed: int) -> list[tuple[str, flo
 
 def allowed(name: str, value: float, tolerance: Tolerance) -> float:
     """How far a metric may drift between machines, by its kind."""
-    if name.startswith("FD "):
-        return tolerance.fd_relative * abs(value)
-    return tolerance.score_nats if name.startswith("JEPA-SCORE") else tolerance.fraction
+    if name.startswith("JEPA-SCORE"):
+        return tolerance.score_nats
+    return tolerance.fraction if name in _FRACTIONS else tolerance.fd_relative * abs(value)

@@ -1,20 +1,30 @@
-"""One shard of measuring: features and per-image scores of sample files, kept as one safetensors file."""
+"""One shard of measuring: features and per-image scores of images, kept as one safetensors file."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from minoritybench.data.source import LoadedImage, decode_rgb
+from minoritybench.data.source import (
+    ImageDecodeError,
+    ImageSource,
+    LoadedImage,
+    SourceSpec,
+    decode_rgb,
+    is_lossy,
+    open_source,
+)
 from minoritybench.encoders import load_encoder
-from minoritybench.encoders.base import Encoder
-from minoritybench.features import Extractor, load_extractor
+from minoritybench.encoders.base import Encoder, micro_batch_of
+from minoritybench.errors import CheckFailedError
+from minoritybench.features import Extractor, Space, describe, load_extractor
 from minoritybench.microbatch import torch_threads
 from minoritybench.provenance import tool_record
 from minoritybench.rank_shard import as_unit_tensor, prepare_images
@@ -26,33 +36,65 @@ STAGE = "measure"
 FACTS = frozenset({"images", "tool"})
 SHARD_SIZE = 250
 MODES = ("reference", "deflated")
+GREY = "grey"
+"""Where a measurement file says of each image whether its channels are equal, uint8."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which images to measure, in order, as plain data: `files`, or images of a `source` by `positions`, each with the
+    digest that its content must have."""
+
+    files: tuple[str, ...] = ()
+    source: SourceSpec | None = None
+    positions: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files) or len(self.positions)
 
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """What a worker needs: image files in order, the encoders that score them and the extractors that describe them.
+    """What a worker needs: the images, the encoders that score them and the feature spaces they are described in.
 
-    `threads` is the torch thread count of encoders that name none of their own.
+    `threads` is the torch thread count of networks that name none of their own. `batch_size` images are held at a time,
+    rounded up to whole micro-batches of every network (None: a shard), and change no result.
     """
 
     out: str
     token: str
-    files: tuple[str, ...]
+    images: Selection
     encoders: tuple[str, ...]
-    extractors: tuple[str, ...]
+    spaces: tuple[Space, ...]
     device: str
     threads: int | None
     minmax_stretch: bool = False
+    batch_size: int | None = None
 
     @property
     def shards(self) -> int:
         """Shards in all."""
-        return -(-len(self.files) // SHARD_SIZE)
+        return -(-len(self.images) // SHARD_SIZE)
+
+    @property
+    def extractors(self) -> tuple[str, ...]:
+        """Each extractor once."""
+        return tuple(dict.fromkeys(space.extractor for space in self.spaces))
 
 
-def feature_key(extractor: str) -> str:
-    """Where an extractor's features stand in a measurement file."""
-    return f"features/{extractor}"
+@dataclass(frozen=True)
+class _Judges:
+    """Everything opened for a plan: encoders, each with what fits in memory of it, and extractors."""
+
+    encoders: dict[str, tuple[Encoder, Backoff]]
+    extractors: dict[str, Extractor]
+
+    def images_at_a_time(self, requested: int | None) -> int:
+        rows = [micro_batch_of(encoder) for encoder, _ in self.encoders.values()]
+        rows += [getattr(extractor, "micro_batch", None) or 1 for extractor in self.extractors.values()]
+        whole = math.lcm(*rows)
+        return SHARD_SIZE if requested is None else min(SHARD_SIZE, -(-requested // whole) * whole)
 
 
 def score_key(encoder: str, mode: str) -> str:
@@ -61,24 +103,34 @@ def score_key(encoder: str, mode: str) -> str:
 
 
 def measure_shard(plan: MeasurePlan, shard: int) -> None:
-    """Measure the files of one shard."""
+    """Measure the images of one shard."""
     tool = tool_record().model_dump()
-    encoders, extractors = _opened(plan.encoders, plan.extractors, plan.device, plan.token)
-    images = [
-        _load(Path(name), plan.minmax_stretch) for name in plan.files[shard * SHARD_SIZE : (shard + 1) * SHARD_SIZE]
+    judges = _opened(plan.encoders, plan.extractors, plan.device, plan.token)
+    last = min(len(plan.images), (shard + 1) * SHARD_SIZE)
+    step = judges.images_at_a_time(plan.batch_size)
+    parts = [
+        _measured(plan, judges, _load(plan, start, min(start + step, last)))
+        for start in range(shard * SHARD_SIZE, last, step)
     ]
-    arrays: dict[str, NDArray[np.generic]] = {
-        feature_key(extractor.name): extractor_features(extractor, images) for extractor in extractors
-    }
-    for name, (encoder, backoff) in zip(plan.encoders, encoders, strict=True):
+    file = measure_file(Path(plan.out), shard)
+    with atomic_path(file) as part:
+        save_file({key: np.concatenate([measured[key] for measured in parts]) for key in parts[0]}, part)
+    images = last - shard * SHARD_SIZE
+    Receipts(Path(plan.out), STAGE, plan.token).write(shard, [file], {"images": images, "tool": tool})
+
+
+def _measured(plan: MeasurePlan, judges: _Judges, images: list[LoadedImage]) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {GREY: np.array([is_grey(image.pixels) for image in images], dtype=np.uint8)}
+    tensors = [as_unit_tensor(image) for image in images]
+    for name, extractor in judges.extractors.items():
+        with user_code(name), torch_threads(plan.threads):
+            arrays |= describe(extractor, tensors, [space for space in plan.spaces if space.extractor == name])
+    for name, (encoder, backoff) in judges.encoders.items():
         with user_code(name), torch_threads(plan.threads):
             scores = exact_scores(encoder, prepare_images(encoder, images), backoff=backoff)
         arrays[score_key(name, "reference")] = scores.reference.numpy()
         arrays[score_key(name, "deflated")] = scores.deflated.numpy()
-    file = measure_file(Path(plan.out), shard)
-    with atomic_path(file) as part:
-        save_file(arrays, part)
-    Receipts(Path(plan.out), STAGE, plan.token).write(shard, [file], {"images": len(images), "tool": tool})
+    return arrays
 
 
 def measure_file(out: Path, shard: int) -> Path:
@@ -86,17 +138,15 @@ def measure_file(out: Path, shard: int) -> Path:
     return out / "measures" / f"{shard:06d}.safetensors"
 
 
-def load_measurements(plan: MeasurePlan) -> dict[str, NDArray[np.generic]]:
-    """All shards' arrays, joined in the order of `plan.files`."""
+def load_measurements(plan: MeasurePlan) -> dict[str, NDArray[Any]]:
+    """All shards' arrays, joined in the order of the images."""
     parts = [load_file(measure_file(Path(plan.out), shard)) for shard in range(plan.shards)]
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def extractor_features(extractor: Extractor, images: list[LoadedImage]) -> NDArray[np.float32]:
-    """Features `(N, D)` of decoded images, which may differ in size."""
-    if len({image.pixels.shape for image in images}) == 1:
-        return extractor(torch.cat([as_unit_tensor(image) for image in images]))
-    return np.concatenate([extractor(as_unit_tensor(image)) for image in images])
+def is_grey(pixels: NDArray[np.uint8]) -> bool:
+    """Whether all three channels of `(H, W, 3)` are equal."""
+    return bool((pixels == pixels[..., :1]).all())
 
 
 def minmax_stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -111,17 +161,49 @@ def minmax_stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.round((pixels.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
 
 
-def _load(path: Path, stretch: bool) -> LoadedImage:
+def _load(plan: MeasurePlan, first: int, last: int) -> list[LoadedImage]:
+    chosen = plan.images
+    if chosen.source is None:
+        images = [_from_file(Path(name)) for name in chosen.files[first:last]]
+    else:
+        source = _source(chosen.source, plan.token)
+        listed = zip(chosen.positions[first:last], chosen.digests[first:last], strict=True)
+        images = [_listed(source, position, digest) for position, digest in listed]
+    if not plan.minmax_stretch:
+        return images
+    return [LoadedImage(minmax_stretched(i.pixels), i.sha256, i.file_bytes, i.conversion, i.lossy) for i in images]
+
+
+def _listed(source: ImageSource, position: int, digest: str) -> LoadedImage:
+    name = source.ids[position]
+    try:
+        image = source.load(position)
+    except ImageDecodeError as error:
+        raise CheckFailedError(f"image {name} can no longer be read: {error}") from error
+    if image.sha256 != digest:
+        raise CheckFailedError(
+            f"image {name} differs from the one that was listed (sha256 {image.sha256[:12]}..., not {digest[:12]}...)"
+        )
+    return image
+
+
+def _from_file(path: Path) -> LoadedImage:
     data = path.read_bytes()
     pixels, conversion = decode_rgb(data)
-    pixels = minmax_stretched(pixels) if stretch else pixels
-    return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
+    return LoadedImage(pixels, sha256_bytes(data), len(data), conversion, is_lossy(data))
+
+
+@lru_cache(maxsize=2)
+def _source(spec: SourceSpec, token: str) -> ImageSource:
+    """A source, listed once a process for a plan; another plan lists it again."""
+    return open_source(spec)
 
 
 @lru_cache(maxsize=1)
-def _opened(
-    encoders: tuple[str, ...], extractors: tuple[str, ...], device: str, token: str
-) -> tuple[list[tuple[Encoder, Backoff]], list[Extractor]]:
-    """Encoders, each with what fits in memory of it, and extractors; opened once a process."""
-    opened = [load_encoder(name, device=device) for name in encoders]
-    return [(encoder, Backoff(encoder, device)) for encoder in opened], [load_extractor(name) for name in extractors]
+def _opened(encoders: tuple[str, ...], extractors: tuple[str, ...], device: str, token: str) -> _Judges:
+    """Opened once a process."""
+    opened = {name: load_encoder(name, device=device) for name in encoders}
+    return _Judges(
+        {name: (encoder, Backoff(encoder, device)) for name, encoder in opened.items()},
+        {name: load_extractor(name, device) for name in extractors},
+    )

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minoritybench.measure_shard import feature_key, score_key
-from minoritybench.metrics import (
-    MetricValue,
-    frechet_distance,
-    manifold_metrics,
-    mean_jepa_score,
-    minority_share,
-    t_interval,
-)
+from minoritybench.errors import BadInputError
+from minoritybench.feature_metrics import TRAINING, Chosen, Real, chosen_metrics
+from minoritybench.features import Space
+from minoritybench.measure_shard import score_key
+from minoritybench.metrics import MetricValue, mean_jepa_score, minority_share, t_interval
+from minoritybench.metrics.uncertainty import GROUPS, delete_groups, jackknife_interval
 from minoritybench.records import BenchmarkSpec, MetricRecord, metric_id
 from minoritybench.references import LoadedReference
 from minoritybench.registry import code_digests
+from minoritybench.store import digest_of
 
 Arrays = Mapping[str, NDArray[Any]]
 Measure = Callable[[Arrays], MetricValue]
+RealSides = Mapping[tuple[str, Space], Real]
+"""The real side by what it is measured against and the space."""
+
+OVER_IMAGES = "t over images"
+JACKKNIFE = f"delete-group jackknife over samples, {GROUPS} groups"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,70 +47,160 @@ class Judges:
 
 @dataclass(frozen=True)
 class MetricPlan:
-    """A metric of a run before it is measured: how it is called, what it depends on, how one seed's value is got."""
+    """A metric of a run before it is measured: how it is called, what it depends on, how one seed's value is got.
+
+    `per_image` gives the values `(M,)` it is the mean of, where it is one; `ideal` what a perfect generator is expected
+    to reach with M samples; `range` the values it can take. One that is not `required` may be absent from a record.
+    """
 
     name: str
     direction: str
     params: dict[str, Any]
     measure: Measure
+    per_image: Callable[[Arrays], NDArray[Any]] | None = None
+    ideal: Callable[[int], float | None] = field(default=lambda n: None)
+    range: tuple[float, float] = (-math.inf, math.inf)
+    required: bool = True
 
 
 def metric_records(
     plans: Sequence[MetricPlan], groups: Mapping[str, Arrays], treatment: Mapping[str, Any]
-) -> list[MetricRecord]:
-    """Measure every metric on every seed's arrays: mean over seeds with a 95 % t-interval.
+) -> tuple[list[MetricRecord], list[str]]:
+    """Measure every metric on every seed's arrays: mean over seeds with a 95 % t-interval; for a single sample set a
+    t-interval over images or the delete-group jackknife. Also says which metrics came out undefined and are left out.
 
     `treatment` is what was done to all samples before they were measured; it belongs to every metric's parameters.
     """
-    records = []
+    values = {plan.name: {seed: plan.measure(arrays) for seed, arrays in groups.items()} for plan in plans}
+    defined = [plan for plan in plans if all(math.isfinite(v.value) for v in values[plan.name].values())]
+    intervals = _single_set_intervals(defined, values, next(iter(groups.values()))) if len(groups) == 1 else {}
+    records = [_metric_record(plan, values[plan.name], treatment, intervals.get(plan.name)) for plan in defined]
+    gone = [plan.name for plan in plans if plan not in defined]
+    return records, [f"{name} is undefined for these samples and left out" for name in gone]
+
+
+def _metric_record(
+    plan: MetricPlan,
+    values: Mapping[str, MetricValue],
+    treatment: Mapping[str, Any],
+    single: tuple[float, float, str] | None,
+) -> MetricRecord:
+    first = next(iter(values.values()))
+    params = {**plan.params, **first.params, **treatment}
+    mean, low, high = t_interval([value.value for value in values.values()])
+    method = None
+    if single is not None:
+        low, high, method = single
+    return MetricRecord.model_validate(
+        {
+            "id": metric_id(plan.name, params),
+            "name": plan.name,
+            "value": mean,
+            "ci_low": low,
+            "ci_high": high,
+            "direction": plan.direction,
+            "params": params,
+            "per_seed": {seed: value.value for seed, value in values.items()},
+            "interval": method,
+            "ideal": plan.ideal(int(params["n_fake"])),
+            "details": {key: float(np.mean([v.details[key] for v in values.values()])) for key in first.details},
+        }
+    )
+
+
+def _single_set_intervals(
+    plans: Sequence[MetricPlan], values: Mapping[str, Mapping[str, MetricValue]], arrays: Arrays
+) -> dict[str, tuple[float, float, str]]:
+    """Intervals of one sample set by metric name; none for a set too small to leave groups out of."""
+    found: dict[str, tuple[float, float, str]] = {}
     for plan in plans:
-        values = {seed: plan.measure(arrays) for seed, arrays in groups.items()}
-        params = {**plan.params, **next(iter(values.values())).params, **treatment}
-        mean, low, high = t_interval([value.value for value in values.values()])
-        records.append(
-            MetricRecord.model_validate(
-                {
-                    "id": metric_id(plan.name, params),
-                    "name": plan.name,
-                    "value": mean,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "direction": plan.direction,
-                    "params": params,
-                    "per_seed": {seed: value.value for seed, value in values.items()},
-                }
-            )
-        )
-    return records
+        if plan.per_image is not None:
+            _, low, high = t_interval(list(plan.per_image(arrays)))
+            if low is not None and high is not None:
+                found[plan.name] = (low, high, OVER_IMAGES)
+    sets = [plan for plan in plans if plan.per_image is None]
+    count = len(next(iter(arrays.values())))
+    without: dict[str, list[float]] = {plan.name: [] for plan in sets}
+    try:
+        for kept in delete_groups(count):
+            rest = {key: array[kept] for key, array in arrays.items()}
+            for plan in sets:
+                without[plan.name].append(plan.measure(rest).value)
+    except BadInputError as error:
+        _log.warning("%d samples are too few for a jackknife, so there are no intervals: %s", count, error)
+        return found
+    for plan in sets:
+        if all(map(math.isfinite, without[plan.name])):
+            value = next(iter(values[plan.name].values())).value
+            found[plan.name] = (*jackknife_interval(value, without[plan.name]), JACKKNIFE)
+    return found
 
 
 def plan_metrics(
     benchmark: BenchmarkSpec,
     reference: LoadedReference,
-    real: Arrays,
-    extractor_weights: Mapping[str, str | None],
+    real: RealSides,
+    extractors: Mapping[str, Mapping[str, Any]],
     judges: Judges,
 ) -> list[MetricPlan]:
-    """The metrics of a benchmark, in the order of its board."""
-    shared = {"reference_set": reference.recipe.sha256}
+    """The metrics of a benchmark, in the order of its board; `extractors` gives what of each belongs to the parameters
+    (`minoritybench.features.metric_facts`). `real` is looked at only when a metric is measured."""
     plans = [
-        MetricPlan(
-            f"FD ({name})",
-            "lower",
-            {**shared, "features": name, "weights_sha256": extractor_weights[name]},
-            _frechet(real, name),
-        )
-        for name in benchmark.features
-    ]
-    space = benchmark.manifold_features
-    manifold = _manifold(real, space, benchmark.manifold_k)
-    facts = {**shared, "features": space, "weights_sha256": extractor_weights[space]}
-    plans += [
-        MetricPlan(name, "higher", facts, _pick(manifold, name))
-        for name in ("precision", "recall", "density", "coverage")
+        _feature_plan(chosen, reference, real, extractors[chosen.space.extractor])
+        for chosen in chosen_metrics(benchmark)
     ]
     plans += _score_plans(judges)
     return [*plans, *_share_plan(reference, judges)]
+
+
+def wanted_spaces(benchmark: BenchmarkSpec) -> dict[str, list[Space]]:
+    """The feature spaces that a benchmark needs of the real images, by what they are measured against; what needs no
+    real images is left out."""
+    found: dict[str, list[Space]] = {}
+    for chosen in chosen_metrics(benchmark):
+        if chosen.metric.paired and chosen.space not in found.setdefault(chosen.against, []):
+            found[chosen.against].append(chosen.space)
+    return found
+
+
+def fake_spaces(benchmark: BenchmarkSpec) -> tuple[Space, ...]:
+    """The feature spaces that a benchmark needs of the samples."""
+    return tuple(dict.fromkeys(chosen.space for chosen in chosen_metrics(benchmark)))
+
+
+def _feature_plan(
+    chosen: Chosen, reference: LoadedReference, real: RealSides, extractor: Mapping[str, Any]
+) -> MetricPlan:
+    metric, k, where, key = chosen.metric, chosen.k, (chosen.against, chosen.space), chosen.space.key
+    params: dict[str, Any] = {"features": chosen.space.extractor, **extractor, **metric.params}
+    if chosen.space.layer is not None:
+        params["layer"] = chosen.space.layer
+    if k is not None:
+        params["k"] = k
+    if metric.paired and chosen.against == TRAINING:
+        whole = reference.recipe.dataset
+        params |= {
+            "against": TRAINING,
+            "training_sha256": digest_of(whole),
+            "n_real": whole["n"] - reference.recipe.failures,
+        }
+    elif metric.paired:
+        params["reference_set"] = reference.recipe.sha256
+
+    def side() -> Any:
+        return real[where] if metric.paired else None
+
+    per_image, ideal = metric.per_image, metric.ideal
+    return MetricPlan(
+        chosen.name,
+        metric.direction,
+        params,
+        lambda arrays: metric.value(side(), arrays[key], k),
+        None if per_image is None else lambda arrays: per_image(side(), arrays[key], k),
+        lambda n: None if ideal is None else ideal(side(), n, k),
+        metric.range,
+        chosen.required,
+    )
 
 
 def _score_plans(judges: Judges) -> list[MetricPlan]:
@@ -119,6 +215,7 @@ def _score_plans(judges: Judges) -> list[MetricPlan]:
             "lower",
             {"encoder": encoder, "weights_sha256": judges.weights[encoder], "mode": mode, "estimator": "exact"},
             _mean_score(encoder, mode),
+            _scores(encoder, mode),
         )
         for name, encoder, mode in named
     ]
@@ -133,42 +230,32 @@ def _share_plan(reference: LoadedReference, judges: Judges) -> list[MetricPlan]:
     known = known and code_digests(ranked_by).get(ranked_by) == made_by.get("code_sha256")
     if threshold is None or not known:
         return []
-    key = score_key(ranked_by, "deflated")
+    scores, limit = _scores(ranked_by, "deflated"), threshold
 
     def share(arrays: Arrays) -> MetricValue:
-        return minority_share(arrays[key], threshold=threshold)
+        return minority_share(scores(arrays), threshold=limit)
 
     params = {
         "encoder": ranked_by,
         "weights_sha256": judges.weights[ranked_by],
         "reference_set": reference.recipe.sha256,
     }
-    return [MetricPlan("minority share", "higher", params, share)]
-
-
-def _frechet(real: Arrays, extractor: str) -> Measure:
-    key = feature_key(extractor)
-    return lambda arrays: frechet_distance(real=real[key], fake=arrays[key])
-
-
-def _manifold(real: Arrays, extractor: str, k: int) -> Callable[[Arrays], dict[str, MetricValue]]:
-    """The four manifold metrics of a seed's arrays, computed once for each."""
-    key = feature_key(extractor)
-    done: dict[int, dict[str, MetricValue]] = {}
-
-    def compute(arrays: Arrays) -> dict[str, MetricValue]:
-        fake = arrays[key]
-        if id(arrays) not in done:
-            done[id(arrays)] = manifold_metrics(real=real[key], fake=fake, k=k)
-        return done[id(arrays)]
-
-    return compute
-
-
-def _pick(manifold: Callable[[Arrays], dict[str, MetricValue]], name: str) -> Measure:
-    return lambda arrays: manifold(arrays)[name]
+    return [
+        MetricPlan("minority share", "higher", params, share, lambda arrays: scores(arrays) <= limit, range=(0.0, 1.0))
+    ]
 
 
 def _mean_score(encoder: str, mode: str) -> Measure:
+    scores = _scores(encoder, mode)
+    return lambda arrays: mean_jepa_score(scores(arrays))
+
+
+def _scores(encoder: str, mode: str) -> Callable[[Arrays], NDArray[Any]]:
     key = score_key(encoder, mode)
-    return lambda arrays: mean_jepa_score(np.asarray(arrays[key]))
+    return lambda arrays: np.asarray(arrays[key])
+
+
+def extractor_names(benchmark: BenchmarkSpec) -> list[str]:
+    """The extractors of a benchmark, each once."""
+    spaces: Iterable[Space] = fake_spaces(benchmark)
+    return list(dict.fromkeys(space.extractor for space in spaces))

@@ -327,9 +327,10 @@ def _loaded(plan: RankPlan) -> Encoder:
 
 
 def open_encoder(name: str, rank_by: str, **options: Any) -> Encoder:
-    """The encoder of a ranking; one by neighbours takes a registered feature extractor as well."""
-    if rank_by != "jepa" and name in entries("features"):
-        return ExtractorEncoder(load_extractor(name))
+    """The encoder of a ranking; one by neighbours takes a registered feature extractor as well. A name that is both
+    stays the encoder."""
+    if rank_by != "jepa" and name in entries("features") and name not in entries("encoders"):
+        return ExtractorEncoder(load_extractor(name, options.get("device", "cpu")))
     return load_encoder(name, **options)
 
 

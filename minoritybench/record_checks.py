@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from minoritybench.embedded.weights import shipped_digest
 from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.features import known_facts
 from minoritybench.measure_shard import MODES, score_key
-from minoritybench.measures import Arrays, Judges, MetricPlan, plan_metrics
+from minoritybench.measures import Arrays, Judges, MetricPlan, extractor_names, plan_metrics
 from minoritybench.methods import configure
 from minoritybench.metrics import t_interval
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_benchmark, metric_id
@@ -31,7 +32,6 @@ from minoritybench.store import canonical_json, sha256_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
-_FRACTIONS = frozenset({"precision", "recall", "coverage", "minority share"})
 
 
 def content_faults(record: RunRecord, document: Any, *, superseded: bool = False) -> Iterator[str]:
@@ -175,20 +175,19 @@ def _metric_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
     names = [metric.name for metric in record.metrics]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"metric {name!r} stands twice"
-    for name in plans:
-        if name not in names:
+    for name, plan in plans.items():
+        if plan.required and name not in names:
             yield f"metric {name!r} is missing"
     known = {
         "n_real": reference.recipe.n,
         "n_fake": record.sampling.n,
-        "k": benchmark.manifold_k,
         "threshold": reference.recipe.threshold,
     }
     for metric in record.metrics:
         if metric.name not in plans:
             yield f"metric {metric.name!r} is none of the benchmark's"
             continue
-        faults = _value_faults(metric, {str(seed) for seed in record.sampling.seeds})
+        faults = _value_faults(metric, plans[metric.name].range, {str(seed) for seed in record.sampling.seeds})
         for fault in (*_plan_faults(metric, plans[metric.name], known), *faults):
             yield f"metric {metric.name!r} {fault}"
 
@@ -200,7 +199,7 @@ def _plans(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReferen
     if absent:
         raise BadInputError(f"encoder.weights_sha256 lacks {', '.join(absent)}")
     judges = Judges(encoder.guide, tuple(encoder.judges), encoder.weights_sha256)
-    extractors = {name: shipped_digest(name) for name in (*benchmark.features, benchmark.manifold_features)}
+    extractors = {name: known_facts(name) for name in extractor_names(benchmark)}
     return plan_metrics(benchmark, reference, {}, extractors, judges)
 
 
@@ -220,18 +219,19 @@ def _plan_faults(metric: MetricRecord, plan: MetricPlan, known: Mapping[str, Any
             yield f"has params.{key} {_short(metric.params[key])}, not {_short(expected[key])}"
 
 
-def _value_faults(metric: MetricRecord, seeds: set[str]) -> Iterator[str]:
+def _value_faults(metric: MetricRecord, limits: tuple[float, float], seeds: set[str]) -> Iterator[str]:
     if set(metric.per_seed) != seeds or not seeds:
         yield "lacks the value of a seed"
         return
     values = [metric.value, *metric.per_seed.values()]
-    top = 1.0 if metric.name in _FRACTIONS else math.inf
-    if not metric.name.startswith("JEPA-SCORE") and not all(0.0 <= value <= top for value in values):
-        yield f"is outside its range, 0 to {top:g}"
+    if not all(limits[0] <= value <= limits[1] for value in values):
+        yield f"is outside its range, {limits[0]:g} to {limits[1]:g}"
     with np.errstate(all="ignore"):  # absurd values overflow, and then they do not fit
         mean, low, high = t_interval(list(metric.per_seed.values()))
     if not _close(metric.value, mean):
         yield "is not the mean of its seeds"
+    elif metric.interval is not None:
+        yield f"has an interval by {metric.interval[:60]!r}; that of a row is over its seeds"
     elif not (_close(metric.ci_low, low) and _close(metric.ci_high, high)):
         yield "has an interval that is not the 95 % t-interval of its seeds"
 

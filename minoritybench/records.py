@@ -15,6 +15,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
+    model_validator,
 )
 
 from minoritybench.errors import BadInputError
@@ -63,6 +64,32 @@ class Tolerance(_Strict):
     fraction: float
 
 
+class MetricChoice(_Strict):
+    """A metric on features that a benchmark shows: its preset name, or the name alone in its place.
+
+    `features` and `layer` replace the preset's own features, `k` its neighbours; `against` says which real images it is
+    measured against. One that is not `required` may be absent from records that were filed before it was added.
+    """
+
+    metric: str
+    name: str | None = None
+    features: str | None = None
+    layer: str | None = None
+    k: int | None = None
+    against: Literal["reference set", "training split"] = "reference set"
+    required: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        """`"cFID"` stands for `{metric = "cFID"}` and `"FD (x)"` for `{metric = "FD", features = "x"}`."""
+        if not isinstance(value, str):
+            return value
+        if value.startswith("FD (") and value.endswith(")"):
+            return {"metric": "FD", "features": value[4:-1]}
+        return {"metric": value}
+
+
 class BenchmarkSpec(_Strict):
     """One benchmark, read from one TOML file in `minoritybench/benchmarks/`."""
 
@@ -74,7 +101,7 @@ class BenchmarkSpec(_Strict):
     image_size: int
     guide: str
     judges: list[str]
-    features: list[str]
+    metrics: list[MetricChoice]
     manifold_features: str
     manifold_k: int
     reference_set: str
@@ -135,9 +162,12 @@ class ReferenceProtocol(_Strict):
 
 
 class MetricRecord(_Strict):
-    """A metric of a run: `value` is the mean over seeds, the interval a 95 % t-interval over them (None for one seed).
+    """A metric of a run: `value` is the mean over seeds, the interval a 95 % t-interval over them.
 
-    `id` is the digest of name and params; values whose ids differ do not compare.
+    `id` is the digest of name and params; values whose ids differ do not compare. A single sample set has another
+    interval or none: `interval` names its method. `ideal` is what a perfect generator is expected to reach at these
+    numbers of images, where that is known; `details` what else measuring found. A record without one of the three does
+    not mention it.
     """
 
     id: str
@@ -148,6 +178,15 @@ class MetricRecord(_Strict):
     direction: Literal["higher", "lower"]
     params: JsonDict
     per_seed: dict[str, float]
+    interval: str | None = None
+    ideal: float | None = None
+    details: dict[str, float] = {}
+
+    @model_serializer(mode="wrap")
+    def _less_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        added = ("interval", "ideal", "details")
+        return {key: value for key, value in fields.items() if key not in added or value not in (None, {})}
 
 
 class ToolRecord(_Strict):

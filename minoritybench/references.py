@@ -40,7 +40,12 @@ class LoadedReference:
 
     def each_image(self) -> Iterator[LoadedImage]:
         """What `images` returns, one at a time. Errors: all images gone exit 4, some gone or altered exit 1."""
-        source = self._source()
+        source = self.source()
+        for position, row in zip(self.positions(source), self.members.itertuples(), strict=True):
+            yield _checked(source, position, row)
+
+    def positions(self, source: ImageSource) -> list[int]:
+        """Where the members stand in their source."""
         where = {name: position for position, name in enumerate(source.ids)}
         missing = [name for name in self.members["id"] if name not in where]
         if missing:
@@ -48,10 +53,10 @@ class LoadedReference:
                 f"reference set {self.recipe.name!r}: {len(missing)} of its {len(self.members)} images are not in"
                 f" {source.spec.root or source.spec.name}, the first is {missing[0]}; {_MOVED}"
             )
-        for row in self.members.itertuples():
-            yield _checked(source, where[str(row.id)], row)
+        return [where[str(name)] for name in self.members["id"]]
 
-    def _source(self) -> ImageSource:
+    def source(self) -> ImageSource:
+        """All images that the set was chosen from; exit 4 where they are gone."""
         spec = self.source_spec
         if spec.root is None and spec.name in _LOCAL:
             raise MissingAssetError(

@@ -103,6 +103,13 @@ _METHODS = {
 
 _METRICS = {
     "FD": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "Frechet distance between feature Gaussians, lower"),
+    "cFID": Entry(
+        f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-clean, after clean-fid's resize, lower"
+    ),
+    "FID": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's pool3, lower"),
+    "sFID": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's spatial 6d, lower"),
+    "sFID (6e)": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in inception-fid's spatial 6e, lower"),
+    "FD-DINOv2": Entry(f"{_THIS}.metrics.frechet:frechet_distance", "FD in dinov2-vitl14, lower"),
     "KID": Entry(f"{_THIS}.metrics.kid:kid", "kernel distance, 100 subsets of 1,000, lower"),
     "inception score": Entry(f"{_THIS}.metrics.inception_score:inception_score", "Inception Score of logits, higher"),
     "precision": Entry(f"{_THIS}.metrics.manifold:precision", "improved precision, k=5, higher"),
@@ -132,13 +139,22 @@ _METRICS = {
 _FEATURES = {
     "digits-classifier": Entry(f"{_THIS}.features.digits:ClassifierFeatures", "64-d penultimate layer, digits"),
     "digits-pca20": Entry(f"{_THIS}.features.digits:PixelPca", "first 20 principal components of digit pixels"),
+    "inception-clean": Entry(f"{_THIS}.features.inception:load_inception_clean", "pool3 as clean-fid takes it (cFID)"),
+    "inception-fid": Entry(
+        f"{_THIS}.features.inception:load_inception_fid", "pytorch-fid's Inception: pool3, 6d and 6e (sFID), logits"
+    ),
+    "vgg16-fc2": Entry(f"{_THIS}.features.vgg:load_vgg16", "VGG16 fc2 after ReLU: precision, recall and the rest"),
+    "clip-b16": Entry(f"{_THIS}.features.vision:load_vision", "OpenAI CLIP ViT-B/16, projected"),
+    "clip-l14": Entry(f"{_THIS}.features.vision:load_vision", "OpenAI CLIP ViT-L/14, projected"),
 }
+for _name in [name for name in _ENCODERS if name.startswith(("dinov2-", "metaclip-", "clip:", "timm:"))]:
+    _FEATURES[_name] = Entry(f"{_THIS}.features.vision:load_vision", f"{_ENCODERS[_name].summary}; squashed by bicubic")
 
 _BENCHMARKS = {
     "digits": Entry(f"{_THIS}.benchmarks:digits.toml", "embedded: 8x8 digits, runs offline on two cores"),
-    "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces; `sample` only so far"),
-    "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade; `sample` only so far"),
-    "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM; `sample` only so far"),
+    "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces"),
+    "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade"),
+    "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM"),
 }
 
 _REFERENCE_SETS = {

@@ -17,7 +17,7 @@ from typing import Any
 from minoritybench.errors import BadInputError
 
 PLAN_FILE = "plan.json"
-PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate", "analyze-scores", "prepare"})
+PLAN_KINDS = frozenset({"rank-dataset", "sample", "evaluate", "analyze-scores", "prepare", "features"})
 LOCK_FILE = ".lock"
 _UNFINISHED_PLAN = re.compile(r"\.plan\.json\..*\.part")
 _OUR_NAMES = re.compile(
@@ -205,8 +205,9 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process (a second one is told at once) and sweep up what a killed writer left."""
+def folder_lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder` for this process (a second one is told at once, or waits) and sweep up what a killed writer
+    left."""
     if folder.exists() and not folder.is_dir():
         raise BadInputError(f"--out {folder} is a file; name a folder")
     try:
@@ -218,7 +219,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         raise BadInputError(f"--out {folder} cannot be written: {error.strerror}") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             raise BadInputError(f"another process works in {folder}; wait for it or choose another --out") from error
         for part in folder.rglob(".*.part"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from minoritybench.measures import extractor_names
 from minoritybench.methods import configure
 from minoritybench.records import load_benchmark, load_protocol
 from minoritybench.references import is_recipe_only, load_reference_set, reference_folder
@@ -22,11 +23,12 @@ def test_names_in_a_benchmark_are_known(name: str) -> None:
         "encoders": [spec.guide, *spec.judges],
         "reference-sets": [spec.reference_set],
         "methods": list(spec.methods),
+        "features": extractor_names(spec),
     }.items():
         for entry in names:
             lookup(kind, entry)
     assert spec.guide not in spec.judges
-    assert spec.manifold_features in spec.features
+    assert spec.manifold_features in extractor_names(spec)
     folder = reference_folder(spec.reference_set)
     if is_recipe_only(folder):
         protocol = load_protocol(folder / "recipe.toml")

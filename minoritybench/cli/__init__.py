@@ -69,7 +69,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: run, and turn expected errors into one line and an exit code."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(message)s")
+    logging.getLogger("minoritybench").setLevel(logging.INFO)  # other libraries' chatter is not ours to print
     try:
         code = cli.main(standalone_mode=False)
     except MinorityBenchError as error:

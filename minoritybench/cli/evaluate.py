@@ -23,7 +23,7 @@ _LOCAL_FLAGS = frozenset({"out", "json", "as_json", "workers", "batch_size", "fo
     "--samples",
     type=click.Path(path_type=Path),
     default=None,
-    help="A folder of images made elsewhere, instead of --method.",
+    help="Images made elsewhere, instead of --method: a folder, a .zip, or an .npz with uint8 arr_0.",
 )
 @sampling_options
 @click.option(

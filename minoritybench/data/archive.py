@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from minoritybench.data.folder import SUFFIXES
-from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb
+from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb, is_lossy
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
@@ -56,7 +56,7 @@ class ZipSource:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ImageDecodeError(f"cannot be read from the archive: {reason}") from error
         pixels, conversion = decode_rgb(data)
-        return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
+        return LoadedImage(pixels, sha256_bytes(data), len(data), conversion, is_lossy(data))
 
     def fingerprint(self) -> str:
         """Digest of the members' names, sizes and checksums, and of the archive's size."""

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb, escaped, is_utf8
+from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec, decode_rgb, escaped, is_lossy, is_utf8
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
@@ -49,7 +49,7 @@ class FolderSource:
             raise ImageDecodeError("its file name is not UTF-8 text; rename it")
         data = read_image_file(self.root / self._names[index])
         pixels, conversion = decode_rgb(data)
-        return LoadedImage(pixels, sha256_bytes(data), len(data), conversion)
+        return LoadedImage(pixels, sha256_bytes(data), len(data), conversion, is_lossy(data))
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and modification times, of the files that links lead to."""

@@ -25,13 +25,14 @@ class ImageDecodeError(MinorityBenchError):
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A decoded image: `pixels` uint8 `(H, W, 3)` RGB, `sha256` of the stored content, its size in bytes, and how it
-    was brought to 8-bit RGB (None if it was RGB already)."""
+    """A decoded image: `pixels` uint8 `(H, W, 3)` RGB, `sha256` of the stored content, its size in bytes, how it was
+    brought to 8-bit RGB (None if it was RGB already), and whether it was compressed with loss (JPEG, most WebP)."""
 
     pixels: NDArray[np.uint8]
     sha256: str
     file_bytes: int
     conversion: str | None = None
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ def open_source(spec: SourceSpec) -> ImageSource:
         from minoritybench.data.archive import ZipSource
 
         return ZipSource(spec)
+    if spec.name == "npz":
+        from minoritybench.data.npz import NpzSource
+
+        return NpzSource(spec)
     source: ImageSource = resolve("datasets", spec.name)(spec)
     return source
 
@@ -118,6 +123,11 @@ def is_utf8(name: str) -> bool:
 def escaped(name: str) -> str:
     """A file name as text that can be written anywhere: each byte that is not UTF-8 becomes `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def is_lossy(data: bytes) -> bool:
+    """Whether file bytes are an image compressed with loss, by their signature, whatever the file is called."""
+    return data.startswith(b"\xff\xd8\xff") or (data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 ")
 
 
 def decode_rgb(data: bytes) -> tuple[NDArray[np.uint8], str | None]:

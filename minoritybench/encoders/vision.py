@@ -6,7 +6,9 @@ I-JEPA, open_clip for MetaCLIP and `clip:*`, timm for `timm:*`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -227,7 +229,8 @@ def _open_clip(
 ) -> ModuleEncoder:
     from open_clip import create_model
 
-    model: Any = create_model(architecture, pretrained=None, force_image_size=input_size).visual
+    with _quiet_root():
+        model: Any = create_model(architecture, pretrained=None, force_image_size=input_size).visual
     digest = _fill(name, model, weights, file, _only_prefix("visual."))
     return ModuleEncoder(
         name,
@@ -241,6 +244,21 @@ def _open_clip(
         device=device,
         dtype=dtype,
     )
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """open_clip tells the root logger each step, and that weights are random which are loaded right after."""
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    root = logging.getLogger()
+    root.addFilter(refuse)
+    try:
+        yield
+    finally:
+        root.removeFilter(refuse)
 
 
 def load_timm(

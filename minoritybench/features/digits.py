@@ -1,4 +1,4 @@
-"""Feature spaces of the embedded benchmark."""
+"""Feature spaces of the embedded benchmark. They run on the CPU, whatever the device: their values are its."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def _network_input(images: Tensor) -> Tensor:
 class ClassifierFeatures:
     """The 64 penultimate activations of the embedded digit classifier."""
 
-    def __init__(self, name: str) -> None:
+    micro_batch, threads = _MICRO_BATCH, 1
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
         module = load_module(name)
         if not isinstance(module, DigitsClassifier):
             raise BadInputError(f"{name!r} is not a classifier")
@@ -43,7 +45,9 @@ class ClassifierFeatures:
 class PixelPca:
     """The first 20 principal components of the training digits' pixels: a feature space no network shaped."""
 
-    def __init__(self, name: str) -> None:
+    micro_batch, threads = _MICRO_BATCH, 1
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
         self.name = name
         self.weights_sha256: str | None = sha256_file(weights_path(name))
         mean, components = load_pca()

@@ -6,7 +6,7 @@ and empty the balls of nearest neighbours (docs/uncertainty.md shows by how much
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,17 +28,29 @@ def jackknife(
     K - 1 degrees of freedom, around the value of the whole set. It covers the spread of fresh sample sets of this size
     against the same reference; a bias that depends on the size stays in value and interval alike.
     """
-    if not 2 <= groups <= len(fake):
-        raise BadInputError(f"a jackknife needs 2 to {len(fake)} groups of {len(fake)} samples, not {groups}")
+    whole = metric(fake)
+    without = [metric(fake[kept]).value for kept in delete_groups(len(fake), groups=groups, seed=seed)]
+    low, high = jackknife_interval(whole.value, without)
+    params = {**whole.params, "interval": "delete-group jackknife", "groups": groups}
+    return MetricValue(whole.value, low, high, params)
+
+
+def delete_groups(count: int, *, groups: int = GROUPS, seed: int = 0) -> Iterator[NDArray[np.bool_]]:
+    """For each of `groups` random groups of `count` samples, which samples are left without it: bool `(count,)`."""
+    if not 2 <= groups <= count:
+        raise BadInputError(f"a jackknife needs 2 to {count} groups of {count} samples, not {groups}")
+    member = np.random.default_rng(seed).permutation(count) % groups
+    return (member != group for group in range(groups))
+
+
+def jackknife_interval(value: float, without: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a metric's `value` from its values without each group in turn (see `jackknife`)."""
     from scipy.stats import t
 
-    whole = metric(fake)
-    member = np.random.default_rng(seed).permutation(len(fake)) % groups
-    without = np.array([metric(fake[member != group]).value for group in range(groups)])
-    error = float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
+    groups, rest = len(without), np.asarray(without)
+    error = float(np.sqrt((groups - 1) / groups * ((rest - rest.mean()) ** 2).sum()))
     half = float(t.ppf(0.975, groups - 1)) * error
-    params = {**whole.params, "interval": "delete-group jackknife", "groups": groups}
-    return MetricValue(whole.value, whole.value - half, whole.value + half, params, whole.details)
+    return value - half, value + half
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None, float | None]:

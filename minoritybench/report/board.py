@@ -41,6 +41,7 @@ def board_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> st
         "",
         tables_markdown(benchmark, records),
         *[f"- {note}" for note in _legend(benchmark)],
+        *[f"- {note}" for note in _later_legend(benchmark, records)],
         *[f"- {note}" for note in benchmark.notes],
         "",
     ]
@@ -93,6 +94,10 @@ def _section(title: str, records: Sequence[RunRecord], benchmark: BenchmarkSpec,
         cells = [marks[c.id].get(record.id, str)(_cell(found.get(c.id))) for c in columns]
         label = row_label(record, _defaults(record, benchmark))
         lines.append(_row([label, *cells, f"{record.cost.seconds_per_sample * 1000:.2f}", f"`{record.id[:10]}`"]))
+    ideals = {metric.id: metric.ideal for record in records for metric in record.metrics if metric.ideal is not None}
+    if ideals:
+        cells = [f"{ideals[column.id]:.2f}" if column.id in ideals else "" for column in columns]
+        lines.append(_row(["*a perfect generator, expected*", *cells, "", ""]))
     return "\n".join([*lines, ""])
 
 
@@ -128,6 +133,27 @@ def _cell(metric: MetricRecord | None) -> str:
     if metric.ci_high is None:
         return f"{metric.value:.2f}"
     return f"{metric.value:.2f} ± {metric.ci_high - metric.value:.2f}"
+
+
+def _later_legend(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> list[str]:
+    """Notes on columns and rows that only newer records have."""
+    metrics = [metric for record in records if record.benchmark == benchmark.name for metric in record.metrics]
+    names = {metric.name for metric in metrics}
+    notes = [note for name, note in _LATER.items() if name in names]
+    if any(metric.ideal is not None for metric in metrics):
+        notes.append(
+            "A perfect generator: what real images like the reference set are expected to score at these numbers of"
+            " images; for a Frechet distance as if features were Gaussian. Blank where no such figure is known."
+        )
+    return notes
+
+
+_LATER = {
+    "AvgkNN": "AvgkNN: mean distance to the 5 nearest images of the whole training split; how rare a sample is in the"
+    " generator's data, which artefacts raise too.",
+    "AuthPct": "AuthPct: percentage of samples that are no nearer to a training image than its nearest other one is.",
+    "rarity": "Rarity: mean radius (k=3) of the smallest real ball that holds a sample, samples in none left out.",
+}
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -11,15 +11,19 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 
 
 def metric_table(record: RunRecord) -> str:
-    """A run's metrics as aligned plain text, two decimals, with their intervals over seeds."""
+    """A run's metrics as aligned plain text, two decimals, with their intervals, the numbers of samples and real images
+    behind each, and what a perfect generator is expected to reach at these numbers, where that is known."""
     seeds = record.sampling.seeds or "given samples"
+    reference = record.reference_set
     head = f"{row_label(record)} on {record.benchmark}: n={record.sampling.n}, seeds {seeds}"
+    head += f"; reference set {reference.name}, n={reference.n}"
     width = max(len(metric.name) for metric in record.metrics)
-    lines = [head, f"{'metric':<{width}}    {'mean':>8}  95 % interval over seeds"]
+    lines = [head, f"{'metric':<{width}}    {'mean':>8}  {'95 % interval':<20}  {'samples/real':<14}  perfect"]
     for metric in record.metrics:
-        lines.append(
-            f"{metric.name:<{width}}  {ARROWS[metric.direction]} {metric.value:>8.2f}  {interval_text(metric)}"
-        )
+        ideal = "" if metric.ideal is None else f"{metric.ideal:.2f}"
+        line = f"{metric.name:<{width}}  {ARROWS[metric.direction]} {metric.value:>8.2f}  {interval_text(metric):<20}"
+        lines.append(f"{line}  {_numbers(metric):<14}  {ideal}".rstrip())
+    lines.append(f"intervals: {'; '.join(_interval_methods(record)) or 'none, for one set of so few samples'}")
     if record.sampling.seeds:
         cost = f"{record.cost.seconds_per_sample * 1000:.2f} ms a sample, {record.cost.nfe} denoiser and "
         cost += f"{record.cost.encoder_passes} encoder passes each"
@@ -29,8 +33,24 @@ def metric_table(record: RunRecord) -> str:
     return "\n".join(lines)
 
 
+def _numbers(metric: MetricRecord) -> str:
+    counts = [metric.params[name] for name in ("n_fake", "n_real") if name in metric.params]
+    return "/".join(str(count) for count in counts)
+
+
+def _interval_methods(record: RunRecord) -> list[str]:
+    """How the intervals of a record came about, each way once, with the metrics of all but the first."""
+    ways: dict[str, list[str]] = {}
+    for metric in record.metrics:
+        if metric.ci_low is not None:
+            ways.setdefault(metric.interval or "t over seeds", []).append(metric.name)
+    if len(ways) < 2:
+        return list(ways)
+    return [f"{way} ({', '.join(names)})" for way, names in ways.items()]
+
+
 def interval_text(metric: MetricRecord) -> str:
-    """`[low, high]`, or a dash where one seed gives no interval."""
+    """`[low, high]`, or a dash where there is none."""
     if metric.ci_low is None or metric.ci_high is None:
         return "-"
     return f"[{metric.ci_low:.2f}, {metric.ci_high:.2f}]"
