@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import minoritybench
-from minoritybench import evaluation
+from minoritybench import evaluate_job
 from minoritybench.errors import BadInputError
 from minoritybench.provenance import made_by, tool_record
 from minoritybench.records import RunRecord, load_benchmark, load_record
@@ -146,7 +146,7 @@ def test_other_weights_than_those_that_ranked_are_told(tmp_path: Path, foreign: 
 
 def test_too_few_samples_are_told_and_enough_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_benchmark("digits").model_copy(update={"n": 12})
-    monkeypatch.setattr(evaluation, "load_benchmark", lambda name: spec)
+    monkeypatch.setattr(evaluate_job, "load_benchmark", lambda name: spec)
     enough = minoritybench.evaluate("adm", n=12, seeds=(0,), out=tmp_path / "enough")
     few = minoritybench.evaluate("adm", n=11, seeds=(0,), out=tmp_path / "few")
     assert enough.warnings == []

@@ -13,7 +13,7 @@ from PIL import Image
 from toy_inception import place_weights, random_network
 
 import minoritybench
-from minoritybench import evaluation, measures
+from minoritybench import evaluate_job, measures
 from minoritybench.errors import MissingAssetError
 from minoritybench.features import load_extractor
 from minoritybench.metrics import frechet_distance, inception_score
@@ -86,7 +86,7 @@ def benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BenchmarkSpec:
         ],
     }
     spec = BenchmarkSpec.model_validate(settings)
-    monkeypatch.setattr(evaluation, "load_benchmark", lambda name: spec)
+    monkeypatch.setattr(evaluate_job, "load_benchmark", lambda name: spec)
     monkeypatch.setattr(measures, "delete_groups", partial(delete_groups, groups=2))  # each costs an eigenvalue problem
     return spec
 

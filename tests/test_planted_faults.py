@@ -27,7 +27,8 @@ from pydantic import ValidationError
 
 from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
-from minoritybench.records import load_record
+from minoritybench.methods import configure
+from minoritybench.records import load_benchmark, load_record
 
 
 @pytest.mark.parametrize(
@@ -120,13 +121,12 @@ def test_numbers_that_come_from_elsewhere_are_named_with_their_params(boards: Pa
 def test_method_params_are_those_of_the_registered_method(boards: Path) -> None:
     path = filed(boards)
     document = json.loads(path.read_text())
-    good = {"eta": 1.0, "tau": 0.8, "interval": 3, "k": 3, "p": 2, "q": 2}
-    good |= {"normalise": "max", "schedule": "variance", "clamp_x0": False}
+    good = configure("jepa", {"eta": 1.5}, load_benchmark("digits")).params
     document["method"] = {"name": "jepa", "params": good, "preset": "reference"}
     write(path, document)
     assert leaderboards.record_faults(path) == []
     for change, message in (
-        ({"eta": "1.0"}, "method.params.eta is '1.0'"),
+        ({"eta": "1.5"}, "method.params.eta is '1.5'"),
         ({"eta": 1}, "method.params.eta is 1, which jepa would write as 1.0"),
         ({"clamp_x0": 0}, "method.params.clamp_x0 is 0"),
         ({"interval": 0}, "interval be at least 1"),

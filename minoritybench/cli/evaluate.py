@@ -62,7 +62,8 @@ def command(
     \b
     Example: minoritybench evaluate --method jepa --set eta=2 --seed 0 --seed 1 --seed 2
     """
-    from minoritybench.evaluation import EvaluateRequest, prepare_job, run_job
+    from minoritybench.evaluate_job import EvaluateRequest, prepare_job
+    from minoritybench.evaluation import run_job
     from minoritybench.methods import parse_settings
     from minoritybench.report.table import metric_table
     from minoritybench.sample_job import SampleRequest
