@@ -21,4 +21,5 @@ from minoritybench.diffusion.step import Method
 class Adm(Method):
     """Ancestral DDPM sampling, no hooks."""
 
+    transition: ClassVar[str | None] = "ancestral"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "official-code": {}}

@@ -22,7 +22,7 @@ from minoritybench.errors import BadInputError
 class Ddim(Method):
     """`stochasticity` is the paper's eta: 0 deterministic, 1 close to ancestral sampling."""
 
-    transition: ClassVar[str] = "ddim"
+    transition: ClassVar[str | None] = "ddim"
     spacing: ClassVar[str] = "ddim"
     stochasticity: float = 0.0
 

@@ -88,22 +88,22 @@ class Mg(TrainingRecipe, Method):
         """`w Sigma grad log p(level | x_t, timestep[, class])`, the same as a shift of the mean."""
         if self.w == 0:
             return None
-        classifier = step.resources[f"prepared:{self._part(step.labels is not None)}"]
+        classifier = step.resources[f"prepared:{self._part(step.classes is not None)}"]
         level = self._target(step)
 
         gradient = classifier_gradient(
-            step, lambda x_t: log_probability(classifier.logits(x_t, step.timestep, step.labels), level)
+            step, lambda x_t: log_probability(classifier.logits(x_t, step.timestep, step.classes), level)
         )
         return self.w * step.variance * gradient
 
     def objective(self, step: StepContext) -> dict[str, Tensor]:
         """Of the denoised estimate: log-probability `(B,)` of the level aimed at, as of a clean image, and minority
         score, with which the levels rise."""
-        classifier = step.resources[f"prepared:{self._part(step.labels is not None)}"]
+        classifier = step.resources[f"prepared:{self._part(step.classes is not None)}"]
         bench = Bench(step.model, str(step.x_t.device))
-        labels = step.labels if self.within_class or requires_labels(bench.model) else None
+        labels = step.classes if self.within_class or requires_labels(bench.model) else None
         with torch.no_grad():
-            logits = classifier.logits(step.x0_hat, 0, step.labels)
+            logits = classifier.logits(step.x0_hat, 0, step.classes)
             return {
                 "log p(level)": log_probability(logits, self._target(step)),
                 "minority score": self._score(bench, step.x0_hat.clamp(-1.0, 1.0), labels, step.streams.indices),

@@ -124,14 +124,14 @@ class Sehwag(TrainingRecipe, Method):
 
     def correct(self, step: StepContext) -> Tensor | None:
         """`Sigma (alpha g_low + beta g_real)`, or `scale Sigma grad -log p(in | x_t, timestep)`."""
-        shift = self._shift_by_class(step) if self._by_class(step.labels is not None) else self._shift_out(step)
+        shift = self._shift_by_class(step) if self._by_class(step.classes is not None) else self._shift_out(step)
         return None if shift is None else (step.variance if self.schedule == "variance" else 1.0) * shift
 
     def objective(self, step: StepContext) -> dict[str, Tensor]:
         """Of the denoised estimate, as of a clean image: what each gradient ascends, `(B,)`."""
         found = {}
         with torch.no_grad():
-            if not self._by_class(step.labels is not None):
+            if not self._by_class(step.classes is not None):
                 logits = step.resources["prepared:ood"].logits(step.x0_hat, 0, None)
                 return {"-log p(in)": -log_second(logits)}
             if self.alpha != 0:
@@ -170,7 +170,7 @@ class Sehwag(TrainingRecipe, Method):
     def low_density(self, part: Prepared, step: StepContext, x_t: Tensor, timestep: int) -> Tensor:
         """What the low-density gradient ascends, `(B,)`: the hardness score of x_t under its class's Gaussian, or the
         contrastive loss of its features against the class means."""
-        labels = step.labels
+        labels = step.classes
         assert labels is not None
         features = part.features(x_t, timestep, None)
         band = timestep * self.bands // step.model.train_steps

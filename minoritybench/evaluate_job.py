@@ -56,10 +56,12 @@ class EvaluateRequest:
             raise BadInputError("give either --method or --samples")
         if self.samples is not None and self.sample.dtype != "float32":
             raise BadInputError(f"--dtype {self.sample.dtype}: samples are measured in float32 only")
-        how = (self.sample.settings, self.sample.seeds, self.sample.class_conditional, self.sample.generator)
+        asked = self.sample
+        how = [asked.settings, asked.seeds, asked.class_conditional, asked.generator, asked.chain]
         if self.samples is not None and any(how):
             raise BadInputError(
-                "--set, --seed, --generator and --class-conditional say how to sample; --samples are drawn already"
+                "--set, --seed, --chain, --generator and --class-conditional say how to sample; --samples are drawn"
+                " already"
             )
 
 

@@ -201,6 +201,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
             seeds=seeds,
             spacing=str(job.plan.get("spacing", "")),
             class_conditional=bool(job.plan.get("class_conditional", False)),
+            text=job.plan.get("text", {}),
         ),
         reference_set=ReferenceRecord(name=reference.recipe.name, sha256=reference.recipe.sha256, n=reference.recipe.n),
         metrics=metrics,

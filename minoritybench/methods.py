@@ -70,13 +70,13 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     return method
 
 
-def parse_settings(pairs: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def parse_settings(pairs: tuple[str, ...], flag: str = "--set") -> tuple[tuple[str, str], ...]:
     """`("eta=2", "k=3")` to pairs; a later one of the same name wins."""
     settings: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise BadInputError(f"--set {pair!r}: write key=value")
+            raise BadInputError(f"{flag} {pair!r}: write key=value")
         settings[key.strip()] = value.strip()
     return tuple(settings.items())
 

@@ -90,6 +90,24 @@ class MetricChoice(_Strict):
         return {"metric": value}
 
 
+class TextSpec(_Strict):
+    """How a text-to-image benchmark samples.
+
+    `prompts` names its prompt file (see `minoritybench.data.prompts`); image i of a seed is drawn for prompt i.
+    `guidance_scale` of classifier-free guidance, 0 or 1 for none. `spacing` of the timesteps; `ending` at the denoised
+    estimate (`x0`) or, as diffusers' pipelines end, at the model's `final_alpha_cumprod`; `start` from unit noise or
+    from noise of the largest Euler sigma; `alpha_shift` 1 takes the noise level of the timestep before, as the
+    published code does.
+    """
+
+    prompts: str
+    guidance_scale: float = Field(ge=0.0)
+    spacing: Literal["leading", "trailing"] = "leading"
+    ending: Literal["x0", "diffusers"] = "x0"
+    start: Literal["unit", "euler"] = "unit"
+    alpha_shift: Literal[0, 1] = 0
+
+
 class BenchmarkSpec(_Strict):
     """One benchmark, read from one TOML file in `minoritybench/benchmarks/`."""
 
@@ -111,6 +129,7 @@ class BenchmarkSpec(_Strict):
     steps: int
     tolerance: Tolerance
     notes: list[str] = []
+    text: TextSpec | None = None
     methods: dict[str, dict[str, Any]] = {}
 
 
@@ -229,13 +248,20 @@ class EncoderRecord(_Strict):
 
 
 class SamplingRecord(_Strict):
-    """`n` samples a seed."""
+    """`n` samples a seed. `text` says how a text-to-image chain ran, with the digest of its prompts; a record without
+    prompts does not mention it."""
 
     n: Count
     steps: Count
     seeds: list[Count]
     spacing: str
     class_conditional: bool
+    text: JsonDict = {}
+
+    @model_serializer(mode="wrap")
+    def _less_no_text(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return fields if self.text else {key: value for key, value in fields.items() if key != "text"}
 
 
 class ReferenceRecord(_Strict):
@@ -315,12 +341,12 @@ def metric_id(name: str, params: dict[str, Any]) -> str:
 
 def load_record(path: Path) -> RunRecord:
     """Read and validate a record file; one line naming file and field where it does not fit."""
-    return _validated(RunRecord, read_json(path), str(path))
+    return validated(RunRecord, read_json(path), str(path))
 
 
 def load_reference_recipe(path: Path) -> ReferenceSet:
     """Read and validate a reference_set.json."""
-    return _validated(ReferenceSet, read_json(path), str(path))
+    return validated(ReferenceSet, read_json(path), str(path))
 
 
 def load_protocol(path: Path) -> ReferenceProtocol:
@@ -329,17 +355,18 @@ def load_protocol(path: Path) -> ReferenceProtocol:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path} is not readable TOML: {error}") from error
-    return _validated(ReferenceProtocol, document, str(path))
+    return validated(ReferenceProtocol, document, str(path))
 
 
 def load_benchmark(name: str) -> BenchmarkSpec:
     """The spec of a registered benchmark."""
     package, _, file = lookup("benchmarks", name).target.partition(":")
     text = files(package).joinpath(file).read_text("utf-8")
-    return _validated(BenchmarkSpec, tomllib.loads(text), file)
+    return validated(BenchmarkSpec, tomllib.loads(text), file)
 
 
-def _validated(model: type[Model], data: Any, where: str) -> Model:
+def validated(model: type[Model], data: Any, where: str) -> Model:
+    """`data` as a model; one line naming `where` and the field where it does not fit (exit 2)."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from minoritybench.diffusion.model import DiffusionModel, requires_labels
+from minoritybench.diffusion.schedule import Schedule, make_schedule
 from minoritybench.encoders import load_encoder
 from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError
@@ -18,6 +19,7 @@ from minoritybench.needs import ENCODER, PREPARED, Need, open_distances
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, resolve, user_code
 from minoritybench.store import digest_of
+from minoritybench.text_run import TextRun, open_text_run
 
 _SAMPLE_FORMAT = 4
 """Raised whenever the same plan would give other images."""
@@ -26,7 +28,8 @@ _SAMPLE_FORMAT = 4
 @dataclass(frozen=True)
 class SampleRequest:
     """What `sample` was asked for; None means the benchmark's default. `n` is per seed; `settings` may be given as a
-    dict of hyperparameters; `compile` runs the generator through torch.compile."""
+    dict of hyperparameters; `compile` runs the generator through torch.compile. For text-to-image, `prompts` replaces
+    the benchmark's prompt file and `chain` fields of its `TextSpec`, such as `guidance_scale`."""
 
     method: str
     benchmark: str = "digits"
@@ -42,11 +45,16 @@ class SampleRequest:
     workers: int = 1
     engine: str = "local"
     compile: bool = False
+    prompts: str | None = None
+    chain: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         seeds: Any = self.seeds if isinstance(self.seeds, Iterable) else (self.seeds,)  # Python callers give one, too
         object.__setattr__(self, "seeds", tuple(int(seed) for seed in seeds))
-        object.__setattr__(self, "settings", tuple(dict(self.settings).items()))
+        for name in ("settings", "chain"):
+            object.__setattr__(self, name, tuple(dict(getattr(self, name)).items()))
+        if self.prompts is not None:
+            object.__setattr__(self, "prompts", str(self.prompts))
         if self.batch_size is not None and self.batch_size < 1:
             raise BadInputError("--batch-size must be at least 1")
         if len(set(self.seeds)) != len(self.seeds) or not all(0 <= seed < 2**63 for seed in self.seeds):
@@ -97,6 +105,13 @@ class Sampler:
     guide: str
     spacing: str
     class_conditional: bool
+    text: TextRun | None = None
+
+    def schedule(self) -> Schedule:
+        """The respaced chain."""
+        if self.text is not None:
+            return self.text.schedule(self.benchmark.steps)
+        return make_schedule(self.model.schedule, self.spacing, self.model.train_steps)
 
     def threads(self, request: SampleRequest) -> int | None:
         """The thread count that results on a CPU depend on, where the generator names none of its own."""
@@ -127,6 +142,7 @@ class Sampler:
             **({} if threads is None else {"generator_threads": threads}),
             **({} if shard_size == self.model.micro_batch else {"images_at_once": shard_size}),
             **({"compile": True} if request.compile else {}),
+            **({} if self.text is None else {"text": self.text.facts()}),
             "code": code_digests(request.method, self.generator, *([] if guide is None else [self.guide])),
         }
 
@@ -152,8 +168,11 @@ def open_sampler(request: SampleRequest) -> Sampler:
     check_use(method, benchmark, conditional)
     guide = request.guide or benchmark.guide
     needs = _open_needs(method, benchmark, model, generator, guide, request, conditional)
-    spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
-    return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional)
+    n = benchmark.n if request.n is None else request.n
+    text = open_text_run(model, benchmark, n, request.prompts, dict(request.chain))
+    own = getattr(method.instance, "spacing", "") if text is None else text.spec.spacing
+    spacing = f"{own}{benchmark.steps}"
+    return Sampler(benchmark, generator, model, method, needs, guide, spacing, conditional, text)
 
 
 def draws_by_class(model: DiffusionModel, asked: bool) -> bool:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from minoritybench.diffusion.loop import run_chain
-from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.microbatch import torch_threads, without_tf32
 from minoritybench.provenance import peak_memory_bytes, tool_record
 from minoritybench.registry import user_code
@@ -55,6 +54,7 @@ def sample_shard(plan: SamplePlan, shard: int) -> None:
                 "index": index,
                 "label": label,
                 "sha256": sha256_bytes(data),
+                **({} if sampler.text is None else {"prompt": sampler.text.prompts.texts[index]}),
             }
         )
     facts = {
@@ -114,7 +114,7 @@ def _sample_block(
     labels = None
     if sampler.class_conditional and model.num_classes is not None:
         labels = streams.integers(model.num_classes, LABEL_STREAM).to(request.device)
-    schedule = make_schedule(model.schedule, sampler.spacing, model.train_steps)
+    schedule, text = sampler.schedule(), sampler.text
     resources = {name: need.value for name, need in sampler.needs.items()}
     passes: Counter[str]
     with (
@@ -125,7 +125,14 @@ def _sample_block(
         user_code(sampler.guide),
     ):
         state, passes = run_chain(
-            model, schedule, sampler.method.instance, streams, labels, resources=resources, device=request.device
+            model,
+            schedule,
+            sampler.method.instance,
+            streams,
+            labels if text is None else text.encoded(streams.indices),
+            resources=resources,
+            start_scale=1.0 if text is None else text.start_scale(schedule),
+            device=request.device,
         )
         with torch.no_grad():
             images = model.decode(state)

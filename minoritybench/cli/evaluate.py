@@ -51,6 +51,7 @@ def command(
     minmax_stretch: bool,
     out: Path | None,
     settings: tuple[str, ...],
+    chain: tuple[str, ...],
     workers: int,
     dry_run: bool,
     force: bool,
@@ -69,7 +70,13 @@ def command(
     from minoritybench.sample_job import SampleRequest
     from minoritybench.store import pretty_json
 
-    request = SampleRequest(method or "", settings=parse_settings(settings), workers=workers, **options)
+    request = SampleRequest(
+        method or "",
+        settings=parse_settings(settings),
+        chain=parse_settings(chain, "--chain"),
+        workers=workers,
+        **options,
+    )
     said = command_line(click.get_current_context(), without=_LOCAL_FLAGS)
     job = prepare_job(EvaluateRequest(request, samples, reference, judges, out, workers, force, said, minmax_stretch))
     if dry_run:

@@ -176,6 +176,18 @@ sampling_options = _stacked(
     click.option(
         "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A hyperparameter of the method, or preset=NAME."
     ),
+    click.option(
+        "--prompts",
+        default=None,
+        metavar="FILE|hf:OWNER/NAME:FILE",
+        help="Text-to-image: one prompt a line, an image each. Default: the benchmark's.",
+    ),
+    click.option(
+        "--chain",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Text-to-image: guidance_scale, spacing, ending, start or alpha_shift other than the benchmark's.",
+    ),
     click.option("--class-conditional", is_flag=True, help="Condition on labels drawn for each image."),
     click.option(
         "--generator",

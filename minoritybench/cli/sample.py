@@ -27,6 +27,7 @@ def command(
     method: str,
     out: Path,
     settings: tuple[str, ...],
+    chain: tuple[str, ...],
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -42,7 +43,9 @@ def command(
     from minoritybench.sampling import SAMPLES_FILE, draw
     from minoritybench.store import folder_lock, open_output, pretty_json
 
-    plan, facts = make_plan(SampleRequest(method, settings=parse_settings(settings), **options), out)
+    plan, facts = make_plan(
+        SampleRequest(method, settings=parse_settings(settings), chain=parse_settings(chain, "--chain"), **options), out
+    )
     if dry_run:
         click.echo(pretty_json(facts), nl=False)
         return

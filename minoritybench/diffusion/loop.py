@@ -12,6 +12,7 @@ from torch import Tensor
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Prediction, StepContext, predict
+from minoritybench.diffusion.text import Condition
 from minoritybench.errors import BadInputError
 from minoritybench.rng import ImageStreams
 
@@ -24,22 +25,24 @@ def run_chain(
     schedule: Schedule,
     method: Any,
     streams: ImageStreams,
-    labels: Tensor | None,
+    labels: Condition,
     *,
     resources: Mapping[str, Any] | None = None,
-    clip_x0: bool = True,
+    start_scale: float = 1.0,
     device: str = "cpu",
 ) -> tuple[Tensor, Counter[str]]:
     """Sample one micro-batch: final `x_0` `(B, *state_shape)` and the network passes each sample cost.
 
-    `streams` names the images; `labels` int64 `(B,)` or None. `clip_x0` clamps the denoised estimate to [-1, 1] in the
-    transition (never in what guidance sees): without it the first step of a cosine chain divides by 5e-5.
+    `streams` names the images; `labels` is what the network is conditioned on. `start_scale` multiplies the initial
+    noise. Unless the model says otherwise the denoised estimate is clamped to [-1, 1] in the transition (never in what
+    guidance sees): without it the first step of a cosine chain divides by 5e-5.
     """
     passes: Counter[str] = Counter()
     memory: dict[str, Any] = {}
-    step_rule = _transition_rule(method)
+    step_rule = _transition_rule(method, model)
+    clip_x0 = bool(getattr(model, "clip_x0", True))
     x_t, start = _initial(method, streams, model, schedule)
-    x_t = x_t.to(device)
+    x_t = start_scale * x_t.to(device)
     for index in range(start, -1, -1):
         step = StepContext(x_t, index, schedule, labels, model, streams, resources or {}, passes, memory)
         prediction = _evaluate(step, method)
@@ -50,8 +53,8 @@ def run_chain(
     return x_t, passes
 
 
-def _transition_rule(method: Any) -> Callable[[StepContext, Tensor, Tensor], Tensor]:
-    name = getattr(method, "transition", "ancestral")
+def _transition_rule(method: Any, model: DiffusionModel) -> Callable[[StepContext, Tensor, Tensor], Tensor]:
+    name = getattr(method, "transition", None) or getattr(model, "transition", "ancestral")
     rules = {"ancestral": _ancestral, "ddim": _ddim_rule(getattr(method, "stochasticity", 0.0))}
     if name not in rules:
         raise BadInputError(f"{type(method).__name__}.transition is {name!r}; known: {', '.join(rules)}")
@@ -103,8 +106,10 @@ def _apply_eps_shift(step: StepContext, method: Any, prediction: Prediction, cli
     x_t = step.x_t.detach()
     alpha_bar = float(step.schedule.alphas_cumprod[step.index])
     x0 = prediction.x0_hat.detach()
-    x0 = x0.clamp(-1.0, 1.0) if clip_x0 else x0
-    eps = (x_t / alpha_bar**0.5 - x0) / (1 / alpha_bar - 1) ** 0.5
+    eps = prediction.eps.detach()
+    if clip_x0:
+        x0 = x0.clamp(-1.0, 1.0)
+        eps = (x_t / alpha_bar**0.5 - x0) / (1 / alpha_bar - 1) ** 0.5
     step.mean = _posterior_mean(step, x0)
     shift_hook = getattr(method, "eps_shift", None)
     shift = None if shift_hook is None else shift_hook(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -27,12 +27,15 @@ class DiffusionModel(Protocol):
 
     # Optional: `requires_labels`, True for a class-conditional network that has no unconditional mode: labels are then
     # drawn whether or not the run asks for them.
+    # Optional: `transition`, that of methods which name none (default: ancestral), and `clip_x0`, False where the
+    # denoised estimate has no range to be clamped to, as latents have none.
     # Optional: `finish(images, labels, streams, passes) -> images`, a second stage that no method guides: decoded
     # images `[0, 1]` `(B, 3, h, w)` to the final ones `(B, 3, H, W)`, such as a super-resolution chain.
 
-    def predict(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
+    def predict(self, x_t: Tensor, timestep: Tensor, labels: Any) -> Tensor:
         """Network output at original timesteps, int64 `(B,)`: `(B, C, H, W)` noise, or `(B, 2C, H, W)` noise and
-        learned-range variance fraction. Differentiable in `x_t`."""
+        learned-range variance fraction. Differentiable in `x_t`. `labels` is class labels, int64 `(B,)`, or None, or in
+        text-to-image a `minoritybench.diffusion.text.TextCondition`."""
         ...
 
     def decode(self, x0: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ def cosine_betas(train_steps: int = 1000, max_beta: float = 0.999) -> Table:
     )
 
 
+def scaled_linear_betas(train_steps: int, first: float, last: float) -> Table:
+    """Betas whose square roots are equally spaced (Rombach et al. 2022: 0.00085 to 0.012)."""
+    return np.linspace(first**0.5, last**0.5, train_steps, dtype=np.float64) ** 2
+
+
 BETAS = {"linear": linear_betas, "cosine": cosine_betas}
 
 
@@ -64,6 +69,22 @@ def spaced_timesteps(train_steps: int, spacing: str) -> list[int]:
     return sorted(set(timesteps))
 
 
+def leading_timesteps(train_steps: int, steps: int, offset: int) -> list[int]:
+    """Multiples of the integer stride from 0, each moved by `offset`, ascending (diffusers' `leading` spacing)."""
+    stride = train_steps // steps if steps <= train_steps else 0
+    if stride < 1 or (steps - 1) * stride + offset >= train_steps:
+        raise BadInputError(f"{steps} steps: leading spacing has no such chain through {train_steps} timesteps")
+    return [index * stride + offset for index in range(steps)]
+
+
+def trailing_timesteps(train_steps: int, steps: int) -> list[int]:
+    """Equal strides that end at the last timestep, ascending (diffusers' `trailing` spacing)."""
+    if steps > train_steps:
+        raise BadInputError(f"{steps} steps: trailing spacing has no such chain through {train_steps} timesteps")
+    stride = train_steps / steps
+    return [round(train_steps - (steps - 1 - index) * stride) - 1 for index in range(steps)]
+
+
 def _strided(train_steps: int, count: int, spacing: str) -> list[int]:
     for stride in range(1, train_steps + 1):
         if len(range(0, train_steps, stride)) == count:
@@ -81,14 +102,18 @@ def _count(text: str, spacing: str) -> int:
 class Schedule:
     """Tables of a respaced chain of `S` steps, float64 `(S,)`, addressed by the respaced index.
 
-    `timesteps[i]` original index; `betas`, `alphas_cumprod`, `alphas_cumprod_prev` (1 at i=0) as usual;
-    `posterior_variance` of q(x_{i-1} | x_i, x_0); `posterior_log_variance` with the zero at i=0 replaced by the value
-    at i=1; `x0_coefficient`, `x_t_coefficient` of the posterior mean.
+    `timesteps[i]` original index; `betas`, `alphas_cumprod`, `alphas_cumprod_prev` (`end` at i=0) as usual;
+    `posterior_variance` of q(x_{i-1} | x_i, x_0); `posterior_log_variance` with a zero at i=0 replaced by the value
+    at i=1; `x0_coefficient`, `x_t_coefficient` of the posterior mean. `training` is the cumulative product over the
+    whole training chain, `(T,)`, addressed by original timestep. `end` is 1 where the chain ends at the denoised
+    estimate.
     """
 
     timesteps: tuple[int, ...]
     betas: Table
     alphas_cumprod: Table
+    training: Table
+    end: float = 1.0
     alphas_cumprod_prev: Table = field(init=False)
     posterior_variance: Table = field(init=False)
     posterior_log_variance: Table = field(init=False)
@@ -96,10 +121,11 @@ class Schedule:
     x_t_coefficient: Table = field(init=False)
 
     def __post_init__(self) -> None:
-        previous = np.append(1.0, self.alphas_cumprod[:-1])
+        previous = np.append(self.end, self.alphas_cumprod[:-1])
         variance = self.betas * (1 - previous) / (1 - self.alphas_cumprod)
         floored = variance.copy()
-        floored[0] = variance[1] if len(variance) > 1 else self.betas[0]
+        if variance[0] == 0:
+            floored[0] = variance[1] if len(variance) > 1 else self.betas[0]
         for name, value in {
             "alphas_cumprod_prev": previous,
             "posterior_variance": variance,
@@ -115,11 +141,17 @@ class Schedule:
         return len(self.timesteps)
 
 
-def respaced(betas: Table, timesteps: Sequence[int]) -> Schedule:
-    """The chain that visits only `timesteps` (ascending) of the training chain with `betas`."""
-    cumulative: Table = np.cumprod(1.0 - betas, dtype=np.float64)[list(timesteps)]
-    previous = np.append(1.0, cumulative[:-1])
-    return Schedule(timesteps=tuple(timesteps), betas=1 - cumulative / previous, alphas_cumprod=cumulative)
+def respaced(betas: Table, timesteps: Sequence[int], *, end: float = 1.0, shift: int = 0) -> Schedule:
+    """The chain that visits only `timesteps` (ascending) of the training chain with `betas`.
+
+    `end` is the cumulative product it ends at: 1 for the denoised estimate. `shift` = 1 takes the cumulative product of
+    the timestep before, as the published text-to-image code does, whose table has a 1 in front.
+    """
+    training: Table = np.cumprod(1.0 - betas, dtype=np.float64)
+    cumulative = np.append(np.ones(shift), training)[list(timesteps)]
+    previous = np.append(end, cumulative[:-1])
+    chain_betas = 1 - cumulative / previous
+    return Schedule(tuple(timesteps), betas=chain_betas, alphas_cumprod=cumulative, training=training, end=end)
 
 
 def make_schedule(name: str, spacing: str, train_steps: int = 1000) -> Schedule:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import Schedule
+from minoritybench.diffusion.text import Condition, TextCondition
+from minoritybench.errors import BadInputError
 from minoritybench.rng import ImageStreams
 
 
@@ -33,7 +35,8 @@ class StepContext:
 
     `x0_hat` carries the graph back to `x_t` on steps that the method's `guides(index, schedule)` names (the base pass
     is then shared with the guidance); `x_t`, `eps`, `mean` and `variance` never do, except `x_t` itself on those
-    steps, which is the leaf to differentiate by. Fields from `eps` on are set once the network has been evaluated.
+    steps, which is the leaf to differentiate by. `labels` is what the network is conditioned on. Fields from `eps` on
+    are set once the network has been evaluated.
     `resources` holds what the method's needs name; `memory` lasts for one chain: what a method keeps of one step for
     the next, each row of it belonging to the image of that row.
     """
@@ -41,7 +44,7 @@ class StepContext:
     x_t: Tensor
     index: int
     schedule: Schedule
-    labels: Tensor | None
+    labels: Condition
     model: DiffusionModel
     streams: ImageStreams
     resources: Mapping[str, Any]
@@ -51,6 +54,13 @@ class StepContext:
     x0_hat: Tensor = field(init=False)
     mean: Tensor = field(init=False)
     variance: Tensor = field(init=False)
+
+    @property
+    def classes(self) -> Tensor | None:
+        """Class labels int64 `(B,)`, None without; prompts instead of classes exit 2."""
+        if isinstance(self.labels, TextCondition):
+            raise BadInputError(f"{self.model.name} is conditioned on prompts; this method knows classes only")
+        return self.labels
 
     @property
     def timestep(self) -> int:
@@ -67,6 +77,12 @@ class StepContext:
             self.model, self.schedule, x_t, self.index if index is None else index, self.labels, self.passes
         ).x0_hat
 
+    def denoise_at(self, x_t: Tensor, timestep: int, alpha_bar: float, condition: Condition) -> Tensor:
+        """Denoised estimate of any state at an original timestep, which the chain need not visit, under any condition;
+        `alpha_bar` is its noise level. Differentiable in state and condition."""
+        eps = evaluate(self.model, x_t, timestep, condition, self.passes)[:, : x_t.shape[1]]
+        return x_t / alpha_bar**0.5 - (1 / alpha_bar - 1) ** 0.5 * eps
+
     def noised(self, x0: Tensor, index: int, stream: str, draw: int = 0) -> Tensor:
         """`x0` as q(x_i | x_0) would leave it at respaced `index`, with noise of a private stream; `draw` numbers
         independent noises of one step."""
@@ -80,7 +96,7 @@ class StepContext:
 
     def gradient(self, output: Tensor, cotangent: Tensor) -> Tensor:
         """Vector-Jacobian product of something computed from `x0_hat` down to `x_t` (one backward of the network)."""
-        self.passes["denoiser_backward"] += 1
+        self.passes["denoiser_backward"] += self.labels.branches if isinstance(self.labels, TextCondition) else 1
         (gradient,) = torch.autograd.grad(output, self.x_t, cotangent)
         return gradient
 
@@ -99,29 +115,34 @@ class Method:
       `check_use(benchmark, class_conditional)`                refuses, before any work, settings that cannot do there
     A class that has them without inheriting from this one works as well. `requires` names what it needs beside the
     generator (see `minoritybench.needs`); where that depends on its settings, a method `needs(class_conditional)` does.
-    `presets` are named settings, `unpublished` says of a preset that users expect why there is none. `later` are
-    hyperparameters that records and prepared parts leave out where they are at the default, for there was a time
-    without them.
+    `transition` is `ancestral`, `ddim` or None for the generator's own. `presets` are named settings, `unpublished`
+    says of a preset that users expect why there is none. `later` are hyperparameters that records and prepared parts
+    leave out where they are at the default, for there was a time without them.
     """
 
-    transition: ClassVar[str] = "ancestral"
+    transition: ClassVar[str | None] = None
     requires: ClassVar[frozenset[str]] = frozenset()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     unpublished: ClassVar[Mapping[str, str]] = {}
     later: ClassVar[frozenset[str]] = frozenset()
 
 
+def evaluate(model: DiffusionModel, x_t: Tensor, timestep: int, labels: Condition, passes: Counter[str]) -> Tensor:
+    """The network's output at an original timestep, counted as many times as it has branches."""
+    passes["denoiser_forward"] += labels.branches if isinstance(labels, TextCondition) else 1
+    timesteps = torch.full((x_t.shape[0],), timestep, dtype=torch.int64, device=x_t.device)
+    return model.predict(x_t, timesteps, labels)
+
+
 def predict(
-    model: DiffusionModel, schedule: Schedule, x_t: Tensor, index: int, labels: Tensor | None, passes: Counter[str]
+    model: DiffusionModel, schedule: Schedule, x_t: Tensor, index: int, labels: Condition, passes: Counter[str]
 ) -> Prediction:
     """Evaluate the network at a respaced index; learned-range variance where it predicts one.
 
     Reference: Nichol and Dhariwal 2021, Eq. 15. The variance fraction is not clamped, as in the published code;
     without one the posterior variance is used. Both ends are those of the respaced chain.
     """
-    passes["denoiser_forward"] += 1
-    timestep = torch.full((x_t.shape[0],), schedule.timesteps[index], dtype=torch.int64, device=x_t.device)
-    output = model.predict(x_t, timestep, labels)
+    output = evaluate(model, x_t, schedule.timesteps[index], labels, passes)
     channels = x_t.shape[1]
     low = float(schedule.posterior_log_variance[index])
     if output.shape[1] == 2 * channels:

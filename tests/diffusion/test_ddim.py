@@ -28,6 +28,7 @@ class MixingModel:
     state_shape: tuple[int, ...] = (1, 2, 2)
     num_classes = None
     micro_batch, threads = 3, 1
+    clip_x0 = True
 
     def predict(self, x_t: Tensor, timestep: Tensor, labels: Tensor | None) -> Tensor:
         return torch.from_numpy(noise_of(x_t.flatten(1).numpy(), int(timestep[0]))).view_as(x_t)
@@ -76,9 +77,9 @@ def reference(stochasticity: float, clip: bool, streams: ImageStreams) -> Array:
 @pytest.mark.parametrize("stochasticity", [0.0, 0.7])
 def test_chain_equals_the_equations(stochasticity: float, clip: bool) -> None:
     streams = ImageStreams(9, range(3))
-    x, passes = run_chain(
-        MixingModel(), make_schedule("cosine", "ddim50"), StartedDdim(stochasticity), streams, None, clip_x0=clip
-    )
+    model = MixingModel()
+    model.clip_x0 = clip
+    x, passes = run_chain(model, make_schedule("cosine", "ddim50"), StartedDdim(stochasticity), streams, None)
     expected = reference(stochasticity, clip, streams)
     assert expected.std() > 0.1
     tolerance = 1e-6 if stochasticity else 1e-10  # noise is drawn and scaled in float32

@@ -29,6 +29,7 @@ class ConstantX0:
     state_shape: tuple[int, ...] = (1, 8, 8)
     num_classes = None
     micro_batch, threads = 4, 1
+    clip_x0 = True
 
     def __init__(self, x0: float, variance_fraction: float | None = None) -> None:
         self.x0, self.fraction = x0, variance_fraction
@@ -59,7 +60,9 @@ def test_constant_denoiser_ends_at_its_image(method: Any) -> None:
 
 def test_estimate_is_clipped_in_the_transition() -> None:
     clipped, _ = run(Adm(), ConstantX0(1.7))
-    free, _ = run(Adm(), ConstantX0(1.7), clip_x0=False)
+    latents = ConstantX0(1.7)
+    latents.clip_x0 = False
+    free, _ = run(Adm(), latents)
     assert torch.allclose(clipped, torch.ones_like(clipped), atol=1e-4)
     assert torch.allclose(free, torch.full_like(free, 1.7), atol=1e-3)
 
