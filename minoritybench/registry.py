@@ -71,6 +71,15 @@ _ENCODERS |= {
 
 _GENERATORS = {
     "digits-ddpm": Entry(f"{_THIS}.diffusion.embedded:load_digits_ddpm", "embedded DDPM, class-conditional or not"),
+    "digits-sd": Entry(
+        f"{_THIS}.diffusion.latent.loading:load_latent", "embedded Stable Diffusion of captioned digits"
+    ),
+    "sd15": Entry(f"{_THIS}.diffusion.latent.loading:load_latent", "Stable Diffusion 1.5, 512 px"),
+    "sdxl-lightning": Entry(f"{_THIS}.diffusion.latent.loading:load_latent", "SDXL-Lightning, 4 steps, 1024 px"),
+    "latent:*": Entry(
+        f"{_THIS}.diffusion.latent.loading:load_latent",
+        "any Stable Diffusion or SDXL pipeline of diffusers: latent:OWNER/NAME or latent:FOLDER",
+    ),
     "adm-imagenet256-cascade": Entry(
         f"{_THIS}.diffusion.adm.cascade:load_cascade",
         "ADM, ImageNet 64 px class-conditional, then upsampled to 256 px",
