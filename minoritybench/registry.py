@@ -164,6 +164,10 @@ _BENCHMARKS = {
     "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces"),
     "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade"),
     "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM"),
+    "sd15-coco": Entry(f"{_THIS}.benchmarks:sd15-coco.toml", "Stable Diffusion 1.5, 5,000 COCO prompts"),
+    "sdxl-lightning-coco": Entry(
+        f"{_THIS}.benchmarks:sdxl-lightning-coco.toml", "SDXL-Lightning in four steps, 5,000 COCO prompts"
+    ),
 }
 
 _REFERENCE_SETS = {
@@ -176,6 +180,7 @@ for _dataset, _encoder in (
     ("imagenet", "dinov2-vits14-reg"),
     ("imagenet", "dinov2-vits14"),
     ("cifar10", "dinov2-vits14-reg"),
+    ("coco-captions", "dinov2-vits14-reg"),
 ):
     _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
         f"{_THIS}.reference_sets:{_dataset}-{_encoder}",

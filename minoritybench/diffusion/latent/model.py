@@ -83,8 +83,8 @@ class LatentModel:
             self.save_memory()
 
     def save_memory(self) -> None:
-        """Recompute activations in the backward pass, where there is one, and decode one image at a time. Results and
-        gradients stay the same."""
+        """Recompute activations in the backward pass, where there is one, and decode one image at a time. Gradients
+        stay the same, and images to rounding, for they are computed in another batch."""
         self._unet.enable_gradient_checkpointing()
         self._vae.enable_gradient_checkpointing()
         self._vae.enable_slicing()
