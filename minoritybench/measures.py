@@ -16,7 +16,7 @@ from minoritybench.feature_metrics import TRAINING, Chosen, Real, chosen_metrics
 from minoritybench.features import Space
 from minoritybench.measure_shard import score_key
 from minoritybench.metrics import MetricValue, mean_jepa_score, minority_share, t_interval
-from minoritybench.metrics.uncertainty import GROUPS, delete_groups, jackknife_interval
+from minoritybench.metrics.uncertainty import GROUPS, cut, delete_groups, jackknife_interval
 from minoritybench.records import BenchmarkSpec, MetricRecord, metric_id
 from minoritybench.references import LoadedReference
 from minoritybench.registry import code_digests
@@ -67,7 +67,8 @@ def metric_records(
     plans: Sequence[MetricPlan], groups: Mapping[str, Arrays], treatment: Mapping[str, Any]
 ) -> tuple[list[MetricRecord], list[str]]:
     """Measure every metric on every seed's arrays: mean over seeds with a 95 % t-interval; for a single sample set a
-    t-interval over images or the delete-group jackknife. Also says which metrics came out undefined and are left out.
+    t-interval over images or the delete-group jackknife, cut at the metric's range. Also says which metrics came out
+    undefined and are left out.
 
     `treatment` is what was done to all samples before they were measured; it belongs to every metric's parameters.
     """
@@ -117,7 +118,7 @@ def _single_set_intervals(
         if plan.per_image is not None:
             _, low, high = t_interval(list(plan.per_image(arrays)))
             if low is not None and high is not None:
-                found[plan.name] = (low, high, OVER_IMAGES)
+                found[plan.name] = (*cut((low, high), plan.range), OVER_IMAGES)
     sets = [plan for plan in plans if plan.per_image is None]
     count = len(next(iter(arrays.values())))
     without: dict[str, list[float]] = {plan.name: [] for plan in sets}
@@ -132,7 +133,7 @@ def _single_set_intervals(
     for plan in sets:
         if all(map(math.isfinite, without[plan.name])):
             value = next(iter(values[plan.name].values())).value
-            found[plan.name] = (*jackknife_interval(value, without[plan.name]), JACKKNIFE)
+            found[plan.name] = (*cut(jackknife_interval(value, without[plan.name]), plan.range), JACKKNIFE)
     return found
 
 

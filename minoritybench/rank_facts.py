@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from minoritybench.data.confounders import CONFOUNDERS
 from minoritybench.rank_cascade import cascade_notes
 from minoritybench.rank_job import FOLDER_ENCODER, RankJob, reduced_rows
 from minoritybench.records import ReferenceSet
+from minoritybench.scoring.validity import rank_correlation
 
 
 def confounder_correlations(table: pd.DataFrame) -> dict[str, float | None]:
     """Spearman of what was ranked by with each confounder among the images that have a `value`; None where either does
     not vary."""
     table = table.dropna(subset=["value"])
-    score = table["value"]
-    scored = len(table) > 2 and score.min() < score.max()
-    return {
-        name: float(score.rank().corr(table[name].rank())) if scored and table[name].min() < table[name].max() else None
-        for name in CONFOUNDERS
-    }
+    found = {name: rank_correlation(table["value"].to_numpy(), table[name].to_numpy()) for name in CONFOUNDERS}
+    return {name: rho if len(table) > 2 and math.isfinite(rho) else None for name, rho in found.items()}
 
 
 def ranking_warnings(job: RankJob, table: pd.DataFrame, recipe: ReferenceSet) -> list[str]:

@@ -12,9 +12,17 @@ from minoritybench.errors import BadInputError
 from minoritybench.feature_metrics import FEATURE_METRICS, REFERENCE, TRAINING, chosen_metrics
 from minoritybench.features import Space, known_facts
 from minoritybench.measures import Judges, MetricPlan, fake_spaces, metric_records, plan_metrics, wanted_spaces
-from minoritybench.metrics import FeatureMoments, coverage_ceiling, frechet_bias_floor, frechet_distance, t_interval
+from minoritybench.metrics import (
+    FeatureMoments,
+    MetricValue,
+    coverage_ceiling,
+    frechet_bias_floor,
+    frechet_distance,
+    precision,
+    t_interval,
+)
 from minoritybench.metrics.neighbours import mean_neighbour_distance
-from minoritybench.metrics.uncertainty import jackknife
+from minoritybench.metrics.uncertainty import cut, jackknife
 from minoritybench.records import BenchmarkSpec, MetricRecord, load_benchmark
 from minoritybench.references import load_reference_set
 from minoritybench.registry import entries
@@ -91,6 +99,24 @@ def test_a_set_metric_of_one_sample_set_has_the_jackknife_interval() -> None:
     assert (found.value, found.ci_low, found.ci_high) == (expected.value, expected.ci_low, expected.ci_high)
     assert found.interval is not None
     assert "jackknife" in found.interval
+
+
+def test_an_interval_ends_where_the_values_do() -> None:
+    """Fakes that lie all but wholly in the real balls: one more sample of the few outside moves precision a lot."""
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(60, 4)), rng.normal(size=(40, 4)) * 0.9
+
+    def share(some: Any) -> MetricValue:
+        return precision(real=real, fake=some)
+
+    free, ended = jackknife(share, fake), jackknife(share, fake, within=(0.0, 1.0))
+    assert free.ci_high is not None
+    assert free.ci_high > 1
+    assert (ended.value, ended.ci_low, ended.ci_high) == (free.value, free.ci_low, 1.0)
+    assert cut((-0.5, 2.0), (0.0, np.inf)) == (0.0, 2.0)
+    found = record("precision", "precision")[0]
+    assert found.ci_high is not None
+    assert found.ci_high <= 1
 
 
 def test_a_mean_over_images_has_a_t_interval_over_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -71,19 +72,21 @@ def test_one_set_has_intervals_that_name_their_method(folder_record: RunRecord) 
     assert score.ci_low < score.value
 
 
-def test_a_path_that_leads_out_of_a_zip_is_left_out_and_nothing_unpacked(given: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["zip", "npz"])
+@pytest.mark.parametrize("member", ["../victim.png", "a/../../victim.png", "..\\victim.png", "/victim.png", "C:/v.png"])
+def test_an_archive_that_leads_out_of_itself_is_one_line(member: str, kind: str, given: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim.png"
     victim.write_bytes(b"mine")
     (tmp_path / "in").mkdir()
-    path = tmp_path / "in" / "samples.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for index in range(8):
-            data = (given / "folder" / f"{index:03d}.png").read_bytes()
-            archive.writestr("../victim.png" if index == 0 else f"{index}.png", data)
-    record = minoritybench.evaluate(samples=path, out=tmp_path / "out")
-    assert record.sampling.n == 7
+    path = tmp_path / "in" / f"samples.{kind}"
+    shutil.copy(given / f"samples.{kind}", path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, (given / "folder" / "000.png").read_bytes())
+    with pytest.raises(BadInputError, match="leads out of the archive") as refused:
+        minoritybench.evaluate(samples=path, out=tmp_path / "out")
+    assert "\n" not in str(refused.value)
     assert victim.read_bytes() == b"mine"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out", "victim.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "victim.png"]
 
 
 def test_mixed_sizes_are_refused(given: Path, tmp_path: Path) -> None:

@@ -17,6 +17,15 @@ MAX_IMAGE_BYTES = 1 << 28
 """Larger members are refused: a small archive can hold a member that fills memory."""
 
 
+def refuse_escapes(archive: zipfile.ZipFile, where: str) -> None:
+    """One line of error for an archive with a member whose path leads out of it. Nothing is unpacked here, but whoever
+    made such an archive meant no images, and other programs would write where it says."""
+    for name in archive.namelist():
+        path = PurePosixPath(name.replace("\\", "/"))
+        if ".." in path.parts or path.is_absolute() or (path.parts[:1] and path.parts[0].endswith(":")):
+            raise BadInputError(f"{where}: member {name!r} leads out of the archive; nothing was read, pack it again")
+
+
 class ZipSource:
     """Every member with an image suffix; the id is its name in the archive."""
 
@@ -28,6 +37,7 @@ class ZipSource:
             self._archive = zipfile.ZipFile(spec.root)
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
             raise BadInputError(f"{spec.root} cannot be read as a zip archive: {error}") from error
+        refuse_escapes(self._archive, spec.root)
         self._lock = threading.Lock()
         if not self.ids:
             raise BadInputError(f"no images in {spec.root}: members ending in {', '.join(sorted(SUFFIXES))} are read")

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from minoritybench.data.archive import refuse_escapes
 from minoritybench.data.source import ImageDecodeError, LoadedImage, SourceSpec
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
@@ -29,6 +30,7 @@ class NpzSource:
         self.spec = spec
         try:
             self._archive = zipfile.ZipFile(spec.root)
+            refuse_escapes(self._archive, spec.root)
             self._member = self._archive.getinfo(MEMBER)
             with self._archive.open(self._member) as handle:
                 self._shape, self._start = _header(handle, str(spec.root))

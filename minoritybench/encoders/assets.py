@@ -33,7 +33,8 @@ def locate(encoder: str, weights: WeightFile) -> Path:
     if path is None:
         raise MissingAssetError(
             f"{encoder}: weights {weights.file} ({weights.size}) are not here; fetch them with "
-            f"`hf download {weights.repo} {weights.file}`, or put the file at {own}, or name it with --weights"
+            f"`hf download {weights.repo} {weights.file}`, or put the file at {own};"
+            " a command that has --weights also takes it by name"
         )
     if weights.sha256 is not None and sha256_file(path) != weights.sha256:
         raise BadInputError(f"{encoder}: {path} is not the published file (its sha256 differs); fetch it again")

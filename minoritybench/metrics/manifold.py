@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.errors import BadInputError
-from minoritybench.metrics.pairwise import Points, nearest, pair_blocks, prepare
+from minoritybench.metrics.pairwise import Block, Candidates, Points, exact_squares, pair_blocks, prepare
 from minoritybench.metrics.value import MetricValue, paired_features
 
 DEFAULT_K = 5
 RARITY_K = 3
+_OPEN = 1 << 20
+"""Pairs held whose ball is not yet known exactly."""
 _log = logging.getLogger(__name__)
 
 
@@ -57,16 +59,16 @@ def manifold_metrics(*, real: Any, fake: Any, k: int = DEFAULT_K, device: str = 
     empty."""
     real, fake = _checked(real, fake, k, real_rows=k + 2, fake_rows=k + 2)
     a, b = prepare(real, fake, device=device)
-    radii_a, radii_b = _radii("real", a, k), _radii("fake", b, k)
-    covered, recalled = (torch.zeros(len(a), dtype=torch.bool, device=a.rough.device) for _ in range(2))
-    precise = torch.zeros(len(b), dtype=torch.bool, device=a.rough.device)
+    radii = _radii("real", Candidates.of(a, None, k))
+    balls = _FakeBalls(Candidates.of(b, None, k), len(a))
+    covered, precise = (torch.zeros(len(side), dtype=torch.bool, device=radii.device) for side in (a, b))
     held = 0
     for block in pair_blocks(a, b):
-        in_real = block.inside(radii_a[block.rows].unsqueeze(1))
-        precise[block.columns] |= in_real.any(dim=0)
-        covered[block.rows] |= in_real.any(dim=1)
-        held += int(in_real.count_nonzero())
-        recalled[block.rows] |= block.inside(radii_b[block.columns].unsqueeze(0)).any(dim=1)
+        pairs = block.inside(radii)
+        covered[pairs.i] = precise[pairs.j] = True
+        held += len(pairs.i)
+        balls.look(block)
+    recalled = balls.recalled(a)
     params = {"k": k, "n_real": len(real), "n_fake": len(fake)}
     values = {
         "precision": float(precise.double().mean()),
@@ -103,12 +105,11 @@ def rarity_scores(*, real: Any, fake: Any, k: int = RARITY_K, device: str = "cpu
     """Rarity score `(M,)` of each fake point: the least radius of the real balls that hold it, NaN where none does."""
     real, fake = _checked(real, fake, k, real_rows=k + 1, fake_rows=1)
     a, b = prepare(real, fake, device=device)
-    radii = _radii("real", a, k)
-    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=a.rough.device)
+    radii = _radii("real", Candidates.of(a, None, k))
+    least = torch.full((len(b),), torch.inf, dtype=torch.float64, device=radii.device)
     for block in pair_blocks(a, b):
-        own = radii[block.rows].unsqueeze(1)
-        held = torch.where(block.inside(own), own, torch.inf).amin(dim=0)
-        least[block.columns] = torch.minimum(least[block.columns], held)
+        pairs = block.inside(radii)
+        least.scatter_reduce_(0, pairs.j, radii[pairs.i], "amin")
     return torch.where(least.isfinite(), least.sqrt(), torch.nan).cpu().numpy()
 
 
@@ -122,9 +123,61 @@ def _checked(real: Any, fake: Any, k: int, *, real_rows: int, fake_rows: int) ->
     return real, fake
 
 
-def _radii(side: str, points: Points, k: int) -> Tensor:
+class _FakeBalls:
+    """Which real points lie in the ball of some fake one. The balls' radii are known to an interval at first; they are
+    made exact only where a real point's answer hangs on them, which is seldom."""
+
+    def __init__(self, near: Candidates, n_real: int) -> None:
+        self._near = near
+        self._low, self._high = near.bounds()
+        self._exact = torch.zeros_like(self._low, dtype=torch.bool)
+        self._settle((self._low <= 0).nonzero().squeeze(1))
+        _warn_of_empty("fake", self._high, near.k)
+        self._recalled = torch.zeros(n_real, dtype=torch.bool, device=self._low.device)
+        self._open: list[tuple[Tensor, Tensor]] = []
+
+    def look(self, block: Block) -> None:
+        """Take a block of pairs into account."""
+        pairs = block.near(self._high, 1)
+        inside = pairs.high < self._low[pairs.j]
+        self._recalled[pairs.i[inside]] = True
+        still = ~(inside | self._recalled[pairs.i])
+        self._open.append((pairs.i[still], pairs.j[still]))
+        if sum(len(i) for i, _ in self._open) > _OPEN:
+            self._close(block.a)
+
+    def recalled(self, a: Points) -> Tensor:
+        """The answer for each real point, bool `(N,)`, once all blocks are seen."""
+        if self._open:
+            self._close(a)
+        return self._recalled
+
+    def _close(self, a: Points) -> None:
+        i, j = (torch.cat(side) for side in zip(*self._open, strict=True))
+        self._open = []
+        left = ~self._recalled[i]
+        i, j = i[left], j[left]
+        squares = exact_squares(a, self._near.b, i, j)
+        self._recalled[i[squares < self._low[j]]] = True
+        left = ~self._recalled[i] & (squares < self._high[j])
+        i, j, squares = i[left], j[left], squares[left]
+        self._settle(torch.unique(j[~self._exact[j]]))
+        self._recalled[i[squares < self._high[j]]] = True
+
+    def _settle(self, which: Tensor) -> None:
+        if len(which):
+            self._low[which] = self._high[which] = self._near.settled(which)[0][:, -1]
+            self._exact[which] = True
+
+
+def _radii(side: str, near: Candidates) -> Tensor:
     """Squared distance of each point to its k-th nearest other, float64 `(N,)`."""
-    radii = torch.from_numpy(nearest(points, None, k).squares[:, -1].copy())
+    radii = near.settled(torch.arange(len(near.a), device=near.low.device))[0][:, -1]
+    _warn_of_empty(side, radii, near.k)
+    return radii
+
+
+def _warn_of_empty(side: str, radii: Tensor, k: int) -> None:
     empty = int((radii == 0).sum())
     if empty:
         _log.warning(
@@ -132,4 +185,3 @@ def _radii(side: str, points: Points, k: int) -> Tensor:
             " included; remove duplicates",
             *(empty, len(radii), side, k),
         )
-    return radii.to(points.rough.device)

@@ -19,18 +19,24 @@ GROUPS = 10
 
 
 def jackknife(
-    metric: Callable[[NDArray[Any]], MetricValue], fake: NDArray[Any], *, groups: int = GROUPS, seed: int = 0
+    metric: Callable[[NDArray[Any]], MetricValue],
+    fake: NDArray[Any],
+    *,
+    groups: int = GROUPS,
+    seed: int = 0,
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> MetricValue:
     """A metric of one sample set `(M, ...)` with its 95 % delete-group jackknife interval.
 
     Reference: Kott 2001, "The delete-a-group jackknife". `groups` random groups of samples are left out in turn; with
     theta_i the value without group i, `SE^2 = (K - 1) / K sum (theta_i - mean)^2` and the interval is Student's with
     K - 1 degrees of freedom, around the value of the whole set. It covers the spread of fresh sample sets of this size
-    against the same reference; a bias that depends on the size stays in value and interval alike.
+    against the same reference; a bias that depends on the size stays in value and interval alike. `within` is the range
+    the metric's values have, at which the interval ends.
     """
     whole = metric(fake)
     without = [metric(fake[kept]).value for kept in delete_groups(len(fake), groups=groups, seed=seed)]
-    low, high = jackknife_interval(whole.value, without)
+    low, high = cut(jackknife_interval(whole.value, without), within)
     params = {**whole.params, "interval": "delete-group jackknife", "groups": groups}
     return MetricValue(whole.value, low, high, params)
 
@@ -51,6 +57,12 @@ def jackknife_interval(value: float, without: Sequence[float]) -> tuple[float, f
     error = float(np.sqrt((groups - 1) / groups * ((rest - rest.mean()) ** 2).sum()))
     half = float(t.ppf(0.975, groups - 1)) * error
     return value - half, value + half
+
+
+def cut(interval: tuple[float, float], within: tuple[float, float]) -> tuple[float, float]:
+    """An interval less what lies outside the range of possible values, which the truth never does."""
+    low, high = np.clip(interval, *within)
+    return float(low), float(high)
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None, float | None]:

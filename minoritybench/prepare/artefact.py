@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minoritybench.assets import cache_folder
@@ -151,8 +151,7 @@ def load_prepared(path: Path, identity: Identity, device: str) -> Prepared:
     config = dict(document["classifier"])
     classifier = GuideClassifier(GuideConfig(**{**config, "state_shape": tuple(config["state_shape"])}))
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
         weights = {n.removeprefix(_CLASSIFIER): t for n, t in tensors.items() if n.startswith(_CLASSIFIER)}
         classifier.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:

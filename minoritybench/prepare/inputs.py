@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def check_data(path: Path, facts: Mapping[str, Any], benchmark: BenchmarkSpec, r
     for name, sha256 in facts.get(INPUTS, {}).items():
         kind, _, rest = name.partition(":")
         if kind == DATASET:
-            told[rest] = (sha256, lambda rest=rest: open_source(other_spec(rest, root)).fingerprint())  # type: ignore[misc]
+            told[rest] = (sha256, partial(_fingerprint, rest, root))
     _refuse_changed(path, {name: (then, _found(now)) for name, (then, now) in told.items()})
     check_weights(path, facts)
 
@@ -47,8 +48,12 @@ def check_weights(path: Path, facts: Mapping[str, Any]) -> None:
     for name, sha256 in facts.get(INPUTS, {}).items():
         kind, _, rest = name.partition(":")
         if kind == DISTANCE:
-            told[rest] = (sha256, _found(lambda rest=rest: weights_digest(rest)))  # type: ignore[misc]
+            told[rest] = (sha256, _found(partial(weights_digest, rest)))
     _refuse_changed(path, told)
+
+
+def _fingerprint(dataset: str, root: str | None) -> str:
+    return open_source(other_spec(dataset, root)).fingerprint()
 
 
 def _found(digest: Callable[[], str | None]) -> str | None:

@@ -117,7 +117,6 @@ def test_zip_is_read_in_place(tmp_path: Path) -> None:
     path = tmp_path / "images.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(tmp_path / "a.png", "x/b.png")
-        archive.write(tmp_path / "a.png", "../../escape.png")
         archive.writestr("broken.png", b"no")
         archive.writestr("__MACOSX/._b.png", b"fork")
         archive.writestr("notes.txt", b"text")
@@ -126,7 +125,6 @@ def test_zip_is_read_in_place(tmp_path: Path) -> None:
     assert source.load(1).pixels[0, 0].tolist() == [50, 50, 50]
     with pytest.raises(ImageDecodeError):
         source.load(0)
-    assert not (tmp_path.parent.parent / "escape.png").exists()
 
 
 def test_zip_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.features import load_extractor, weights
@@ -67,6 +68,22 @@ def test_a_pickle_is_not_executed_even_if_its_digest_is_not_known(
     with pytest.raises(BadInputError, match="cannot be read as weights"):
         weights.load_into(module, path, "it")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_truncated_file_is_one_line(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"file{suffix}"
+    state = torch.nn.Linear(40, 40).state_dict()
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    path.write_bytes(path.read_bytes()[:-900])
+    with torch.device("meta"):
+        module = torch.nn.Linear(40, 40)
+    with pytest.raises(BadInputError, match="cannot be read as weights") as raised:
+        weights.load_into(module, path, "it")
+    assert len(str(raised.value).splitlines()) == 1
 
 
 def test_a_file_of_another_network_is_told_by_its_keys(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import io
 
 import numpy as np
 import pytest
+from coarse_products import choose_products
 
 from minoritybench import metrics
 from minoritybench.errors import BadInputError
+from minoritybench.metrics import manifold, pairwise
 from minoritybench.metrics.manifold import coverage_ceiling, rarity_scores
 
 
@@ -87,8 +89,10 @@ def prdc_values(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     return values
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("seed", range(50))
-def test_equals_prdc_on_float32_without_ties(seed: int) -> None:
+def test_equals_prdc_on_float32_without_ties(seed: int, coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_products(monkeypatch, coarse)
     rng = np.random.default_rng(seed)
     n, m, width, k = (int(rng.integers(*bounds)) for bounds in ((20, 200), (20, 200), (1, 70), (1, 8)))
     real = (rng.normal(size=(n, width)) + rng.normal()).astype(np.float32)
@@ -97,9 +101,13 @@ def test_equals_prdc_on_float32_without_ties(seed: int) -> None:
     assert {name: value.value for name, value in values.items()} == prdc_values(real, fake, k)
 
 
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_equals_prdc_on_planted_ties_and_duplicates_and_warns(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_equals_prdc_on_planted_ties_and_duplicates_and_warns(
+    seed: int, coarse: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whole numbers: both sides compute every distance exactly, and nearly all of them are tied."""
+    choose_products(monkeypatch, coarse)
     rng = np.random.default_rng(seed)
     real = rng.integers(0, 3, size=(120, 4)).astype(np.float64)
     fake = rng.integers(0, 4, size=(90, 4)).astype(np.float64)
@@ -108,6 +116,21 @@ def test_equals_prdc_on_planted_ties_and_duplicates_and_warns(seed: int, caplog:
     for name, expected in prdc_values(real, fake, 3).items():
         assert values[name].value == pytest.approx(expected, abs=1e-15)
     assert "real points have 3 duplicates or more" in caplog.text
+
+
+@pytest.mark.parametrize("block", [(7, 13), (64, 32), (4096, 2048)])
+def test_blocks_and_open_pairs_do_not_matter(block: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    real, fake = rng.normal(size=(230, 20)), rng.normal(size=(310, 20)) * 1.2 + 0.2
+    expected = brute_force(real, fake, 5)
+    monkeypatch.setattr(pairwise, "ROWS", block[0])
+    monkeypatch.setattr(pairwise, "COLUMNS", block[1])
+    for coarse in (False, True):
+        for most in (0, 1 << 20):
+            choose_products(monkeypatch, coarse)
+            monkeypatch.setattr(manifold, "_OPEN", most)
+            values = metrics.manifold_metrics(real=real, fake=fake)
+            assert {name: value.value for name, value in values.items()} == pytest.approx(expected, abs=1e-12)
 
 
 def test_duplicated_references_warn_and_score_nothing(caplog: pytest.LogCaptureFixture) -> None:
