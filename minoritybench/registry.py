@@ -180,12 +180,16 @@ for _dataset, _encoder in (
     ("imagenet", "dinov2-vits14-reg"),
     ("imagenet", "dinov2-vits14"),
     ("cifar10", "dinov2-vits14-reg"),
-    ("coco-captions", "dinov2-vits14-reg"),
 ):
     _REFERENCE_SETS[f"{_dataset}-{_encoder}"] = Entry(
         f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
         f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
     )
+
+_REFERENCE_SETS["coco-captions-dinov2-vits14-reg"] = Entry(
+    f"{_THIS}.reference_sets:coco-captions-dinov2-vits14-reg",
+    "recipe only, not measured: lowest 10,000 of MS-COCO's 2014 validation images by dinov2-vits14-reg",
+)
 
 _TABLES: dict[str, dict[str, Entry]] = {
     "datasets": _DATASETS,

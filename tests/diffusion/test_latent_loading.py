@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_pipelines import tiny_sd, tiny_sdxl
 
+import minoritybench
 from minoritybench.diffusion import diffusers_files
 from minoritybench.diffusion.latent import files
 from minoritybench.diffusion.latent.loading import load_latent
@@ -158,7 +159,7 @@ def test_absent_generators_name_every_file_its_size_and_the_command() -> None:
         load_latent("sdxl-lightning")
     said = str(caught.value)
     assert "\n" not in said
-    assert "text_encoder_2/model.safetensors (2.8 GB)" in said
+    assert "text_encoder_2/model.safetensors (2.8 GB), 11 small files of https://huggingface.co/stabilityai" in said
     assert "hf download stabilityai/stable-diffusion-xl-base-1.0 model_index.json" in said
     assert "sdxl_lightning_4step_unet.safetensors (5.1 GB) of https://huggingface.co/ByteDance/SDXL-Lightning" in said
     assert "hf download madebyollin/sdxl-vae-fp16-fix config.json diffusion_pytorch_model.safetensors" in said
@@ -186,6 +187,24 @@ def test_lightning_takes_its_unet_and_vae_from_elsewhere(folders: dict[str, Path
     save_file(tensors, swap)
     with pytest.raises(BadInputError, match=r"does not hold the weights of .*: it lacks conv_out\.bias"):
         load_latent("sdxl-lightning")
+
+
+def test_sampled_like_any_generator(folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\nseven!\na dog\n")
+    images = []
+    for n in (3, 2):
+        minoritybench.sample(
+            "ddim",
+            tmp_path / str(n),
+            benchmark="sdxl-lightning-coco",
+            generator=f"latent:{folders['sdxl']}",
+            prompts=tmp_path / "prompts.txt",
+            n=n,
+            seeds=[1],
+        )
+        images.append([path.read_bytes() for path in sorted((tmp_path / str(n)).glob("seed-1/*.png"))])
+    assert len(set(images[0])) == 3
+    assert images[1] == images[0][:2]
 
 
 def test_precisions(folders: dict[str, Path]) -> None:

@@ -99,12 +99,11 @@ class _Place:
 
     def told(self) -> str:
         """What is absent, how large it is, and how it is fetched."""
-        listed = ", ".join(
-            f"{name} ({self._sizes[name]})" if name in self._sizes and not self.is_folder else name
-            for name in self.absent
-        )
         if self.is_folder:
-            return f"{listed} in {self.source}"
+            return f"{', '.join(self.absent)} in {self.source}"
+        large = [f"{name} ({self._sizes[name]})" for name in self.absent if name in self._sizes]
+        small = [name for name in self.absent if name not in self._sizes]
+        listed = ", ".join([*large, f"{len(small)} small files"] if large and small else [*large, *small])
         return f"{listed} of https://huggingface.co/{self.source}: `hf download {self.source} {' '.join(self.absent)}`"
 
 
