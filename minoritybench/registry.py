@@ -71,6 +71,15 @@ _ENCODERS |= {
 
 _GENERATORS = {
     "digits-ddpm": Entry(f"{_THIS}.diffusion.embedded:load_digits_ddpm", "embedded DDPM, class-conditional or not"),
+    "digits-sd": Entry(
+        f"{_THIS}.diffusion.latent.loading:load_latent", "embedded Stable Diffusion of captioned digits"
+    ),
+    "sd15": Entry(f"{_THIS}.diffusion.latent.loading:load_latent", "Stable Diffusion 1.5, 512 px"),
+    "sdxl-lightning": Entry(f"{_THIS}.diffusion.latent.loading:load_latent", "SDXL-Lightning, 4 steps, 1024 px"),
+    "latent:*": Entry(
+        f"{_THIS}.diffusion.latent.loading:load_latent",
+        "any Stable Diffusion or SDXL pipeline of diffusers: latent:OWNER/NAME or latent:FOLDER",
+    ),
     "adm-imagenet256-cascade": Entry(
         f"{_THIS}.diffusion.adm.cascade:load_cascade",
         "ADM, ImageNet 64 px class-conditional, then upsampled to 256 px",
@@ -155,6 +164,10 @@ _BENCHMARKS = {
     "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces"),
     "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade"),
     "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM"),
+    "sd15-coco": Entry(f"{_THIS}.benchmarks:sd15-coco.toml", "Stable Diffusion 1.5, 5,000 COCO prompts"),
+    "sdxl-lightning-coco": Entry(
+        f"{_THIS}.benchmarks:sdxl-lightning-coco.toml", "SDXL-Lightning in four steps, 5,000 COCO prompts"
+    ),
 }
 
 _REFERENCE_SETS = {
@@ -172,6 +185,11 @@ for _dataset, _encoder in (
         f"{_THIS}.reference_sets:{_dataset}-{_encoder}",
         f"recipe only, not measured: lowest 10,000 of {_dataset}'s training split by {_encoder}",
     )
+
+_REFERENCE_SETS["coco-captions-dinov2-vits14-reg"] = Entry(
+    f"{_THIS}.reference_sets:coco-captions-dinov2-vits14-reg",
+    "recipe only, not measured: lowest 10,000 of MS-COCO's 2014 validation images by dinov2-vits14-reg",
+)
 
 _TABLES: dict[str, dict[str, Entry]] = {
     "datasets": _DATASETS,

@@ -58,3 +58,19 @@ def test_published_settings() -> None:
         assert self_guided.items() <= configure("sgms", {}, spec).params.items()
         guided = configure("jepa", {}, spec).params
         assert [guided[key] for key in ("eta", "tau", "interval", "k", "p", "q")] == [2.0, 0.8, 3, 3, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "scale", "spacing", "eta", "interval"),
+    [("sd15-coco", 50, 7.5, "leading", 0.06, 3), ("sdxl-lightning-coco", 4, 1.0, "trailing", 0.5, 1)],
+)
+def test_published_text_to_image_settings(
+    name: str, steps: int, scale: float, spacing: str, eta: float, interval: int
+) -> None:
+    spec = load_benchmark(name)
+    assert spec.text is not None
+    assert (spec.n, spec.steps, spec.text.prompts) == (5000, steps, "coco")
+    assert (spec.text.guidance_scale, spec.text.spacing, spec.text.ending) == (scale, spacing, "x0")
+    guided = configure("jepa", {}, spec).params
+    assert [guided[key] for key in ("eta", "tau", "interval", "k", "p", "q")] == [eta, 0.8, interval, 9, 2, 2]
+    assert guided["schedule"] == "constant"

@@ -128,10 +128,10 @@ network_options = _stacked(
     click.option("--device", type=Device(), default="cpu", show_default=True, help="Where the networks run."),
     click.option(
         "--dtype",
-        type=click.Choice(["float32", "float64", "bfloat16"]),
+        type=click.Choice(["float32", "float64", "bfloat16", "float16"]),
         default="float32",
         show_default=True,
-        help="Precision of the networks.",
+        help="Precision of the networks; float16 for latent generators on a GPU.",
     ),
 )
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minoritybench.diffusion.diffusers_files import WEIGHTS, cached_snapshot, open_network, public_name
 from minoritybench.diffusion.schedule import BETAS
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.store import digest_of, read_json, sha256_file
 
 _FAMILY = "diffusers:"
 _NETWORK = "UNet2DModel"
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
 _LARGEST_PIXELS = 16 * 64 * 64
 _DTYPES = ("float32", "bfloat16")
@@ -99,45 +99,26 @@ def load_diffusers_pixel(
     if dtype not in _DTYPES:
         raise BadInputError(f"--dtype {dtype}: {name} runs in {' or '.join(_DTYPES)}")
     files = _files(name)
-    network = _network(name, files)
-    place = Path(name.removeprefix(_FAMILY))
-    told = f"{_FAMILY}{place.resolve().name}" if place.is_dir() else name  # where a folder lies is local knowledge
+    network = open_network(name, _NETWORK, files.weights)
+    told = public_name(name, _FAMILY)
     model = DiffusersPixelModel(told, network, read_json(files.scheduler), files.digest(), device, dtype)
     if compile:
         model._network = torch.compile(model._network)
     return model
 
 
-def _network(name: str, files: _Files) -> Any:
-    """The network with its own weights and nothing else: diffusers fills what a file lacks with random values."""
-    kind = read_json(files.network / "config.json").get("_class_name")
-    if kind != _NETWORK:
-        raise BadInputError(f"{name}: its network is a {kind}; only {_NETWORK}, in pixel space, is sampled this way")
-    from diffusers import UNet2DModel
-
-    with torch.random.fork_rng(devices=[]):  # it draws random weights first
-        network, facts = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]
-            files.network,
-            local_files_only=True,
-            use_safetensors=files.weights.suffix == ".safetensors",
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    odd = [f"{what.removesuffix('_keys')} {facts[what][0]}" for what in facts if facts[what]]
-    if odd:
-        raise BadInputError(f"{name}: {files.weights} does not fit its config.json: {'; '.join(odd)}")
-    return network
-
-
 def _files(name: str) -> _Files:
     place = name.removeprefix(_FAMILY)
-    folder = Path(place)
-    if not folder.is_dir():
-        folder = _cached(name, place)
+    folder = Path(place) if Path(place).is_dir() else cached_snapshot(place)
+    if folder is None:
+        raise MissingAssetError(
+            f"{name}: no folder {place!r} here and no such model in the hub's cache; name a folder, or an OWNER/NAME"
+            f" fetched with `hf download {place}`"
+        )
     network = folder / "unet" if (folder / "unet").is_dir() else folder
     scheduler = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    weights = next((network / file for file in _WEIGHTS if (network / file).is_file()), None)
-    files = _Files(network, weights or network / _WEIGHTS[0], scheduler / "scheduler_config.json")
+    weights = next((network / file for file in WEIGHTS if (network / file).is_file()), None)
+    files = _Files(network, weights or network / WEIGHTS[0], scheduler / "scheduler_config.json")
     absent = [path for path in (network / "config.json", files.weights, files.scheduler) if not path.is_file()]
     if absent:
         raise MissingAssetError(
@@ -145,20 +126,6 @@ def _files(name: str) -> _Files:
             " of both, as DDPMPipeline.save_pretrained leaves it"
         )
     return files
-
-
-def _cached(name: str, repo: str) -> Path:
-    """The repository's newest snapshot in the hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise MissingAssetError(
-            f"{name}: no folder {repo!r} here and no such model in the hub's cache; name a folder, or an OWNER/NAME"
-            f" fetched with `hf download {repo}`"
-        ) from error
 
 
 def _schedule(name: str, scheduler: dict[str, Any]) -> tuple[str, int]:
