@@ -24,6 +24,7 @@ Card
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -32,15 +33,16 @@ import torch
 from torch import Tensor
 
 from minoritybench.diffusion.schedule import Schedule
-from minoritybench.diffusion.step import Method, StepContext, predict
+from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.errors import BadInputError
 from minoritybench.guidance import RangeFinder, score_gradient
 from minoritybench.guidance.gradient import GradientForm
-from minoritybench.guidance.normalise import max_normalised
+from minoritybench.guidance.normalise import binary_scale, max_normalised
 from minoritybench.scoring import exact_scores
 from minoritybench.scoring.rsvd import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
 
+_log = logging.getLogger(__name__)
 PROBE_STREAM = "jepa-probes"
 _START = "jepa-start"
 _VARIANCE_FLOOR = 1e-8
@@ -132,16 +134,15 @@ class Jepa(Method):
         """`-eta_t grad_{x_t} JS*(x0_hat)` on x_{t-1} (Algorithm 1, line 11)."""
         if not self.guides(step.index, step.schedule):
             return None
-        return self._shift(step, step.x0_hat, step.variance)
+        return self._shift(step)
 
     def pre_step(self, step: StepContext) -> Tensor:
         """`x_t - eta_t grad_{x_t} JS*(x0_hat)` where the guidance comes before the step."""
         if self.placement == "after" or not self.active(step.index, step.schedule):
             return step.x_t
-        step.x_t = step.x_t.detach().requires_grad_(True)
         with torch.enable_grad():
-            seen = predict(step.model, step.schedule, step.x_t, step.index, step.labels, step.passes)
-        return step.x_t.detach() + self._shift(step, seen.x0_hat, seen.log_variance.exp())
+            seen = step.evaluated(step.labels)
+        return step.x_t.detach() + self._shift(seen)
 
     def objective(self, step: StepContext) -> dict[str, Tensor]:
         """Minus the deflated JEPA-SCORE `(B,)` of the decoded estimate."""
@@ -149,21 +150,39 @@ class Jepa(Method):
         prepared = encoder.prepare(step.decode(step.x0_hat).clamp(0.0, 1.0))
         return {"-JEPA-SCORE (deflated)": -exact_scores(encoder, prepared).deflated}
 
-    def _shift(self, step: StepContext, x0_hat: Tensor, variance: Tensor) -> Tensor:
+    def _shift(self, step: StepContext) -> Tensor:
         """`-eta_t` times the gradient."""
-        gradient = self._gradient(step, x0_hat)
+        gradient = self._gradient(step)
         if self.normalise == "max":
             gradient = max_normalised(gradient, self.peak_floor)
         if self.schedule == "posterior-variance":
             posterior = float(step.schedule.posterior_variance[step.index])
             return -self.eta * max(posterior, _VARIANCE_FLOOR) * gradient
-        return -self.eta * (variance if self.schedule == "variance" else 1.0) * gradient
+        return -self.eta * (step.variance if self.schedule == "variance" else 1.0) * gradient
 
-    def _gradient(self, step: StepContext, x0_hat: Tensor) -> Tensor:
-        """Gradient of the top-k score with respect to x_t, through encoder, preprocessing and denoiser."""
+    def _gradient(self, step: StepContext) -> Tensor:
+        """Gradient of the top-k score with respect to x_t, through encoder, preprocessing and denoiser, in two stages:
+        the encoder's graphs are gone when the denoiser's backward begins. Zero for an image where it is not finite."""
+        device = step.x_t.device.type
+        with torch.enable_grad():
+            images = step.decode(step.x0_hat)
+        with torch.autocast(device, enabled=False):  # the encoder keeps its own precision
+            prepared, cotangent = self._score_gradient(step, images)
+        usable = _finite_rows(cotangent)
+        cotangent = torch.where(usable, cotangent, 0.0)
+        scale = binary_scale(cotangent)
+        gradient = scale * step.gradient(prepared, cotangent / scale)
+        usable &= _finite_rows(gradient)
+        if lost := int((~usable).sum()):
+            step.passes["skipped_update"] += lost
+            _log.warning("jepa: %d images not guided at step %d: gradient not finite", lost, step.index)
+        return torch.where(usable, gradient, 0.0)
+
+    def _score_gradient(self, step: StepContext, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's input, with its graph, and the gradient of the top-k score with respect to it."""
         encoder = step.resources["encoder"]
         with torch.enable_grad():
-            images = step.decode(x0_hat)
+            images = images.to(torch.promote_types(images.dtype, torch.float32))
             prepared = encoder.prepare(images.clamp(0.0, 1.0) if self.clamp_x0 else images)
         inputs = prepared[0].numel()
         known = step.memory.get(_START) if self.warm_start else None
@@ -179,13 +198,18 @@ class Jepa(Method):
         )
         step.memory[_START] = guidance.found.right
         step.passes.update(guidance.passes)
-        return step.gradient(prepared, guidance.gradient)
+        return prepared, guidance.gradient
+
+
+def _finite_rows(rows: Tensor) -> Tensor:
+    """Whether all of an image's entries are finite, `(B, 1, ...)`."""
+    return rows.isfinite().flatten(1).all(dim=1).view(-1, *[1] * (rows.ndim - 1))
 
 
 def _start(step: StepContext, known: Tensor | None, probes: int, inputs: Tensor) -> Tensor:
     """Tangents `(B, probes, n)` that the search begins with: those `known` of the guided step before, random ones where
     there are none. A value lost in rounding leaves zeros, from which the search would find nothing but rounding."""
-    if known is not None and (lost := ~known.any(dim=2, keepdim=True)).any():
+    if known is not None and (lost := ~(known.any(dim=2, keepdim=True) & _finite_rows(known))).any():
         fresh = step.rng((known.shape[1], inputs.shape[1]), PROBE_STREAM).to(inputs)
         return torch.where(lost, fresh, known)
     return step.rng((probes, inputs.shape[1]), PROBE_STREAM).to(inputs) if known is None else known

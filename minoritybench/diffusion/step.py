@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -82,6 +82,15 @@ class StepContext:
         `alpha_bar` is its noise level. Differentiable in state and condition."""
         eps = evaluate(self.model, x_t, timestep, condition, self.passes)[:, : x_t.shape[1]]
         return x_t / alpha_bar**0.5 - (1 / alpha_bar - 1) ** 0.5 * eps
+
+    def evaluated(self, labels: Condition) -> StepContext:
+        """This step with the network evaluated once more at `x_t`, under `labels`. With gradients enabled its `x_t` is
+        a leaf of its own, to which its `x0_hat` carries the graph."""
+        x_t = self.x_t.detach().requires_grad_(torch.is_grad_enabled())
+        step = replace(self, x_t=x_t, labels=labels)
+        seen = predict(self.model, self.schedule, x_t, self.index, labels, self.passes)
+        step.eps, step.x0_hat, step.variance = seen.eps.detach(), seen.x0_hat, seen.log_variance.exp()
+        return step
 
     def noised(self, x0: Tensor, index: int, stream: str, draw: int = 0) -> Tensor:
         """`x0` as q(x_i | x_0) would leave it at respaced `index`, with noise of a private stream; `draw` numbers

@@ -21,8 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from minoritybench.encoders.base import Encoder, embed, name_of
-from minoritybench.errors import BadInputError
+from minoritybench.encoders.base import Encoder, embed
 from minoritybench.guidance.subspace import RangeFinder, derivatives_of
 from minoritybench.scoring.rsvd import Rsvd, TopK
 from minoritybench.scoring.spectrum import LOG_FLOOR, log_sum
@@ -62,17 +61,13 @@ def score_gradient(
     `prepared` `(B, ...)` is the network input; `start` `(B, k + p, n)` the tangents that the range finder begins with:
     random, or those of a state nearby. The head's structural null directions never enter (but in the published code's
     products). Row i of the result depends on row i of the inputs alone. An encoder whose Jacobian is constant gives
-    zeros. `floor` is the least singular value under the logarithm.
+    zeros; one that is not finite at an image, NaN there. `floor` is the least singular value under the logarithm.
     """
     finder = RangeFinder(finder) if isinstance(finder, Rsvd) else finder
     known = derivatives_of(encoder, prepared)
     passes: Counter[str] = Counter()
     # The graphs of the search are freed with it, before the next ones are built.
     found = finder.find(encoder, prepared, start, known, passes)
-    if not found.sigma.isfinite().all():
-        raise BadInputError(
-            f"{name_of(encoder)}: its Jacobian is not finite at a guided image; choose gentler guidance (--set)"
-        )
     top = found.first(finder.rsvd.k)
     rank = top.sigma.shape[1]
     if form == "central-difference":
@@ -84,7 +79,8 @@ def score_gradient(
         else:
             gradient = known.gradient(*_factors(top, prepared, floor))
         passes.update(encoder_forward=rank, encoder_double_backward=rank)
-    return ScoreGradient(gradient, log_sum(top.sigma), found, passes)
+    defined = found.sigma.isfinite().all(dim=1).view(-1, *[1] * (gradient.ndim - 1))
+    return ScoreGradient(torch.where(defined, gradient, torch.nan), log_sum(top.sigma), found, passes)
 
 
 def dual_gradient(encoder: Encoder, prepared: Tensor, triplets: TopK, floor: float = LOG_FLOOR) -> Tensor:
