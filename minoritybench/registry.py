@@ -107,6 +107,10 @@ _METHODS = {
     "sgms": Entry(f"{_THIS}.baselines.sgms:Sgms", "self-guided: ascends the model's reconstruction discrepancy"),
     "mg": Entry(f"{_THIS}.baselines.mg:Mg", "minority guidance: ascends a classifier's most-minority level"),
     "sehwag": Entry(f"{_THIS}.baselines.sehwag:Sehwag", "low-density guidance: hardness and fidelity, or out of data"),
+    "cads": Entry(f"{_THIS}.baselines.cads:Cads", "text-to-image: anneals the prompt's embedding from noise"),
+    "minorityprompt": Entry(
+        f"{_THIS}.baselines.minorityprompt:MinorityPrompt", "text-to-image: optimises a token behind the prompt"
+    ),
     "jepa": Entry(f"{_THIS}.baselines.jepa:Jepa", "JEPA guidance: descends JEPA-SCORE of the denoised estimate"),
 }
 

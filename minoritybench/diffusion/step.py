@@ -92,10 +92,22 @@ class StepContext:
         step.eps, step.x0_hat, step.variance = seen.eps.detach(), seen.x0_hat, seen.log_variance.exp()
         return step
 
+    @property
+    def mirrored_timestep(self) -> int:
+        """Original timestep T - t, at the other end of the training chain, within 0 .. T - 1."""
+        return min(max(self.model.train_steps - self.timestep, 0), self.model.train_steps - 1)
+
     def noised(self, x0: Tensor, index: int, stream: str, draw: int = 0) -> Tensor:
         """`x0` as q(x_i | x_0) would leave it at respaced `index`, with noise of a private stream; `draw` numbers
         independent noises of one step."""
-        alpha_bar = float(self.schedule.alphas_cumprod[index])
+        return self._noised(x0, float(self.schedule.alphas_cumprod[index]), stream, draw)
+
+    def noised_at(self, x0: Tensor, timestep: int, stream: str, draw: int = 0) -> tuple[Tensor, float]:
+        """The same at an original timestep, which the chain need not visit, with its alpha_bar."""
+        alpha_bar = float(self.schedule.training[timestep])
+        return self._noised(x0, alpha_bar, stream, draw), alpha_bar
+
+    def _noised(self, x0: Tensor, alpha_bar: float, stream: str, draw: int) -> Tensor:
         noise = self.rng(tuple(x0.shape[1:]), stream if draw == 0 else f"{stream}-{draw}")
         return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
 

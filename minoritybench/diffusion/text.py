@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import Schedule
-from minoritybench.records import TextSpec
+from minoritybench.errors import BadInputError
+from minoritybench.records import BenchmarkSpec, TextSpec
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,28 @@ Condition = Tensor | TextCondition | None
 """What a network is conditioned on: class labels int64 `(B,)`, encoded prompts, or nothing."""
 
 EmbeddingEdit = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+
+
+class PromptOptimisable(Protocol):
+    """What a backend offers beside for tokens to be optimised behind prompts."""
+
+    def embed_tokens(
+        self, prompts: Sequence[str], learned: Sequence[Tensor], *, pooled: Literal["eos", "official"] = "eos"
+    ) -> TextCondition:
+        """Prompts with a token of their own behind them, without an unconditional branch; differentiable in `learned`,
+        one tensor `(B, width)` a text encoder. `pooled` says where SDXL's pooled embedding is read: at the end of the
+        text, or at the token as the published code does."""
+        ...
+
+    def token_start(self, word: str) -> list[Tensor]:
+        """Vectors `(width,)`, one a text encoder, to begin at: those of a word, or the vocabulary's `mean`."""
+        ...
+
+
+def require_prompts(method: str, benchmark: BenchmarkSpec) -> None:
+    """Refuse a method that works on prompts where there are none."""
+    if benchmark.text is None:
+        raise BadInputError(f"{method} works on the prompts of text-to-image; benchmark {benchmark.name!r} has none")
 
 
 class TextModel(DiffusionModel, Protocol):

@@ -15,7 +15,7 @@ OURS = sorted(entries("methods"))
 def test_every_method_takes_the_papers_settings_and_the_codes_where_there_is_code(method: str) -> None:
     benchmark = load_benchmark("celeba64")
     for preset in ("paper", "official-code"):
-        if (method, preset) != ("sehwag", "official-code"):
+        if preset == "paper" or method not in ("sehwag", "cads"):
             assert configure(method, {"preset": preset}, benchmark).preset == preset
 
 
