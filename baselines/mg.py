@@ -37,8 +37,10 @@ from torch import Tensor
 
 from minoritybench.diffusion.model import requires_labels
 from minoritybench.diffusion.step import Method, StepContext, predict
+from minoritybench.diffusion.text import require_pixels
 from minoritybench.errors import BadInputError
 from minoritybench.prepare import RECIPE_FIELDS, Bench, Kit, Prepared, TrainingRecipe, classifier_gradient
+from minoritybench.records import BenchmarkSpec
 
 LEVEL_STREAM = "mg-level"
 PERTURB_STREAM = "mg-perturb"
@@ -79,6 +81,10 @@ class Mg(TrainingRecipe, Method):
                 f"mg: perturb must lie in [0, {PERTURB_CHAIN}) and n_iter be at least 1, not {self.perturb},"
                 f" {self.n_iter}"
             )
+
+    def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
+        """The classifier is one of noised images."""
+        require_pixels("mg", benchmark)
 
     def needs(self, class_conditional: bool) -> frozenset[str]:
         """The classifier of levels, or of levels within a class."""

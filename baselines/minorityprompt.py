@@ -72,9 +72,7 @@ class MinorityPrompt(Method):
                 f" {self.iterations}, {self.lr}, {self.interval}, {self.draws}"
             )
         if not (0.0 <= self.t_lo <= 1.0 and 0.0 <= self.perturb <= 1.0):
-            raise BadInputError(
-                f"minorityprompt: t_lo and perturb must lie in [0, 1], not {self.t_lo}, {self.perturb}"
-            )
+            raise BadInputError(f"minorityprompt: t_lo and perturb must lie in [0, 1], not {self.t_lo}, {self.perturb}")
 
     def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
         """Only prompts can be optimised."""

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.diffusion.step import Method, StepContext
+from minoritybench.diffusion.text import require_pixels
 from minoritybench.errors import BadInputError
 from minoritybench.guidance.normalise import l2_normalised, max_normalised
 from minoritybench.prepare import RECIPE_FIELDS, Kit, Prepared, TrainingRecipe, classifier_gradient
@@ -106,7 +107,8 @@ class Sehwag(TrainingRecipe, Method):
             )
 
     def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
-        """Refuse the original without labels, and the data as what they are told from."""
+        """Refuse prompts, the original without labels, and the data as what they are told from."""
+        require_pixels("sehwag", benchmark)
         if self.variant == "conditional" and not class_conditional:
             raise BadInputError("sehwag: variant=conditional takes class labels: add --class-conditional")
         if not self._by_class(class_conditional) and self.negatives == benchmark.dataset:

@@ -72,7 +72,9 @@ class Sgms(Method):
     def check_use(self, benchmark: BenchmarkSpec, class_conditional: bool) -> None:
         """LPIPS compares images; the states of a text-to-image chain are latents."""
         if benchmark.text is not None and self.distance != "l2":
-            raise BadInputError(f"sgms: {benchmark.name} samples latents, which {self.distance} cannot compare: --set distance=l2")
+            raise BadInputError(
+                f"sgms: {benchmark.name} samples latents, which {self.distance} cannot compare: --set distance=l2"
+            )
 
     def needs(self, class_conditional: bool) -> frozenset[str]:
         """The distance."""

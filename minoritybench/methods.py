@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from minoritybench.chained import Chained
 from minoritybench.errors import BadInputError
 from minoritybench.needs import check_needs
 from minoritybench.records import BenchmarkSpec
-from minoritybench.registry import resolve, user_code
+from minoritybench.registry import lookup, method_names, resolve, user_code
 from minoritybench.store import canonical_json
 
 DEFAULT_PRESET = "reference"
@@ -39,22 +40,27 @@ class ConfiguredMethod:
 
 
 def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) -> ConfiguredMethod:
-    """The method `name` with, in rising precedence: its defaults, the benchmark's, a preset's, `--set key=value`.
+    """The method `name` with, in rising precedence: its defaults, the benchmark's, a preset's, the benchmark's for that
+    preset, `--set key=value`.
 
     Values given as text are converted to the fields' types. Unknown names, fields or presets and unfit values exit 2.
+    Names joined by + are chained; a setting then names its method, `jepa.eta`, but for `preset`, which is everybody's.
     """
+    names = method_names(name)
+    if len(names) > 1:
+        return _chain(names, settings, benchmark)
     cls = resolve("methods", name)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise BadInputError(f"method {name!r} is not a dataclass; its hyperparameters must be dataclass fields")
     chosen = dict(settings)
     preset = chosen.pop("preset", DEFAULT_PRESET)
-    presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", None) or {}
-    if preset != DEFAULT_PRESET and preset not in presets:
-        reason = getattr(cls, "unpublished", {}).get(preset)
-        if reason is not None:
-            raise BadInputError(f"preset={preset}: {reason} for {name}; known: {', '.join([DEFAULT_PRESET, *presets])}")
-        raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
-    values: dict[str, Any] = {**benchmark.methods.get(name, {}), **presets.get(preset, {}), **chosen}
+    declared = benchmark.method_settings(name)
+    values: dict[str, Any] = {
+        **declared,
+        **_preset(name, cls, preset),
+        **benchmark.method_settings(name, preset),
+        **chosen,
+    }
     with user_code(name):
         fields = _field_types(cls)
     _check_required(name, cls, values)
@@ -62,12 +68,49 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
     with user_code(name):
         instance = cls(**converted)
     params = _params(name, instance)
-    for key in _unmentioned(cls, params, benchmark.methods.get(name, {})):
+    for key in _unmentioned(cls, params, declared):
         del params[key]
     method = ConfiguredMethod(name, instance, params, preset)
     for class_conditional in (False, True):
         check_needs(name, method.needs(class_conditional))
     return method
+
+
+def check_known(name: str) -> None:
+    """Refuse a name that is neither a registered method nor several of them joined by +; nothing is imported."""
+    for part in method_names(name):
+        lookup("methods", part)
+
+
+def _chain(names: list[str], settings: Mapping[str, Any], benchmark: BenchmarkSpec) -> ConfiguredMethod:
+    """The methods of those names as one; hyperparameters are recorded as `method.name`."""
+    whole = "+".join(names)
+    if len(set(names)) < len(names):
+        raise BadInputError(f"method {whole!r} names one twice")
+    preset = settings.get("preset", DEFAULT_PRESET)
+    own: dict[str, dict[str, Any]] = {name: {"preset": preset} for name in names}
+    for key, value in settings.items():
+        name, dot, field = key.partition(".")
+        if key == "preset":
+            continue
+        if not dot or name not in own or field == "preset":
+            raise BadInputError(f"--set {key}: in {whole} write {names[0]}.NAME=..., or preset=... for all of them")
+        own[name][field] = value
+    parts = {name: configure(name, own[name], benchmark) for name in names}
+    chained = Chained({name: part.instance for name, part in parts.items()})
+    params = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.params.items()}
+    return ConfiguredMethod(whole, chained, params, preset)
+
+
+def _preset(name: str, cls: type, preset: str) -> Mapping[str, Any]:
+    """The settings of a preset of the method's own; none for the default one."""
+    presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "presets", None) or {}
+    if preset != DEFAULT_PRESET and preset not in presets:
+        reason = getattr(cls, "unpublished", {}).get(preset)
+        if reason is not None:
+            raise BadInputError(f"preset={preset}: {reason} for {name}; known: {', '.join([DEFAULT_PRESET, *presets])}")
+        raise BadInputError(f"{name} has no preset {preset!r}; known: {', '.join([DEFAULT_PRESET, *presets])}")
+    return presets.get(preset, {})
 
 
 def parse_settings(pairs: tuple[str, ...], flag: str = "--set") -> tuple[tuple[str, str], ...]:

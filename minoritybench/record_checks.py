@@ -22,7 +22,7 @@ from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.features import known_facts
 from minoritybench.measure_shard import MODES, score_key
 from minoritybench.measures import Arrays, Judges, MetricPlan, extractor_names, plan_metrics
-from minoritybench.methods import configure
+from minoritybench.methods import check_known, configure
 from minoritybench.metrics import t_interval
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_benchmark, metric_id
 from minoritybench.references import LoadedReference, load_reference_set
@@ -119,7 +119,7 @@ def _method_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
     if name == "samples":
         yield "made from given samples; only runs of a registered method are ranked"
         return
-    lookup("methods", name)  # before anything is resolved: a name may be path/to/file.py:X, and importing runs it
+    check_known(name)  # before anything is resolved: a name may be path/to/file.py:X, and importing runs it
     method = configure(name, {**params, "preset": record.method.preset}, benchmark)
     for key in sorted(set(method.params) | set(params)):
         if key not in params:

@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -131,6 +132,23 @@ class BenchmarkSpec(_Strict):
     notes: list[str] = []
     text: TextSpec | None = None
     methods: dict[str, dict[str, Any]] = {}
+
+    @field_validator("methods")
+    @classmethod
+    def _preset_tables(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, settings in value.items():
+            presets = settings.get("presets", {})
+            if not (isinstance(presets, dict) and all(isinstance(table, dict) for table in presets.values())):
+                raise ValueError(f"{name}.presets must hold one table a preset")
+        return value
+
+    def method_settings(self, method: str, preset: str | None = None) -> dict[str, Any]:
+        """What `[methods.NAME]` declares, or what `[methods.NAME.presets.PRESET]` has a preset take here instead of its
+        own."""
+        declared = self.methods.get(method, {})
+        if preset is not None:
+            return dict(declared.get("presets", {}).get(preset, {}))
+        return {key: value for key, value in declared.items() if key != "presets"}
 
 
 class KeepRule(_Strict):

@@ -229,6 +229,11 @@ def lookup(kind: str, name: str) -> Entry:
     raise BadInputError(f"unknown {kind.removesuffix('s').replace('-', ' ')} {name!r}{hint}")
 
 
+def method_names(name: str) -> list[str]:
+    """The methods that a name chains, `cads+jepa`; itself where it is registered or `path/to/file.py:attribute`."""
+    return [name] if is_user_file(name) or name in entries("methods") else name.split("+")
+
+
 def resolve(kind: str, name: str) -> Any:
     """The object a name stands for: a registered entry or `path/to/file.py:attribute`."""
     if name.endswith(".py"):

@@ -43,7 +43,10 @@ def test_names_in_a_benchmark_are_known(name: str) -> None:
 def test_methods_are_configured_as_the_benchmark_says(name: str, method: str) -> None:
     spec = load_benchmark(name)
     params = configure(method, {}, spec).params
-    assert spec.methods.get(method, {}).items() <= params.items()
+    assert spec.method_settings(method).items() <= params.items()
+    for preset in spec.methods.get(method, {}).get("presets", {}):
+        again = configure(method, {"preset": preset}, spec).params
+        assert spec.method_settings(method, preset).items() <= again.items()
 
 
 def test_published_settings() -> None:

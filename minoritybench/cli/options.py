@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from minoritybench.registry import entries, lookup
+from minoritybench.registry import entries, lookup, method_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,7 +68,8 @@ class Registered(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         is_path = "/" in value or "\\" in value or (self.folders and Path(value).exists())
         if not (is_path or ".py" in value or any(value in entries(kind) for kind in self.kinds)):
-            lookup(self.kinds[0], value)  # a family such as timm:MODEL, or an error with a suggestion
+            for name in method_names(value) if "methods" in self.kinds else [value]:
+                lookup(self.kinds[0], name)  # a family such as timm:MODEL, or an error with a suggestion
         return value
 
 

@@ -72,6 +72,12 @@ def require_prompts(method: str, benchmark: BenchmarkSpec) -> None:
         raise BadInputError(f"{method} works on the prompts of text-to-image; benchmark {benchmark.name!r} has none")
 
 
+def require_pixels(method: str, benchmark: BenchmarkSpec) -> None:
+    """Refuse a method that needs classifiers of a pixel generator's states where states are latents."""
+    if benchmark.text is not None:
+        raise BadInputError(f"{method} needs classifiers of noised images, and {benchmark.name!r} is text-to-image")
+
+
 class TextModel(DiffusionModel, Protocol):
     """A latent text-to-image backend: a `DiffusionModel` whose `predict` takes a `TextCondition` for labels and whose
     `decode` maps latents to images through its decoder."""

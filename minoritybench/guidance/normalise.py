@@ -14,7 +14,7 @@ def max_normalised(gradient: Tensor, floor: float = 0.0) -> Tensor:
 
 
 def binary_scale(cotangent: Tensor) -> Tensor:
-    """The power of two `(B, 1, ...)` by which each sample's cotangent is divided for its largest entry to lie in [1, 2):
+    """Powers of two `(B, 1, ...)` by which cotangents are divided for each sample's largest entry to lie in [1, 2):
     exact, so that float32 results stay as they are, and float16 chains neither underflow nor overflow; 1 for zero."""
     peak = cotangent.abs().flatten(1).amax(dim=1)
     _, exponent = torch.frexp(torch.where(peak > 0, peak, 1.0))

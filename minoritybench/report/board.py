@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minoritybench.methods import configure
+from minoritybench.methods import check_known, configure
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
 from minoritybench.references import load_reference_set
-from minoritybench.registry import lookup
 from minoritybench.report.table import ARROWS, row_label
 
 
@@ -74,7 +73,7 @@ def _setting(record: RunRecord) -> tuple[str, ...]:
 
 
 def _defaults(record: RunRecord, benchmark: BenchmarkSpec) -> Mapping[str, Any]:
-    lookup("methods", record.method.name)  # a name may be path/to/file.py:X, and resolving it would run the file
+    check_known(record.method.name)  # a name may be path/to/file.py:X, and resolving it would run the file
     return configure(record.method.name, {}, benchmark).params
 
 

@@ -221,7 +221,7 @@ def test_sizes_are_limited_and_settings_of_imagenet_keep_within_them(
     request = PrepareRequest("sehwag", settings=(("embedding", "adm-classifier"), ("beta", 0)), class_conditional=True)
     with pytest.raises(BadInputError, match=r"of 1000 ImageNet classes .* --set embedding=trained"):
         prepare_parts(request)
-    settings = Sehwag(**load_benchmark("imagenet256").methods["sehwag"])
+    settings = Sehwag(**load_benchmark("imagenet256").method_settings("sehwag"))
     assert (settings.covariance, settings.embedding) == ("shared", "adm-classifier")
     assert settings.bands * 512**2 * 4 < 2**24
     assert 0 < settings.images <= 200_000
