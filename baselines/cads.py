@@ -7,10 +7,10 @@ Card
                text-to-image setting as independent ports give it; the paper's own code is not published)
     Cost       none beyond the sampler's
     Presets    `paper` changes nothing; there is no code to follow
-    Departures mean and standard deviation are taken over one sample's embedding in float32, never over a batch; the
-               unconditional branch stays clean and the noise is new at every step, where popular ports have neither;
-               SDXL's pooled vector has its own statistics (the paper's models have one embedding); an embedding noised
-               to a constant (s = 0 above tau2) becomes its mean, where the formula divides by zero
+    Departures mean and standard deviation are those of one sample's embedding, in float32 at least, never of a batch;
+               the unconditional branch stays clean and the noise is new at every step, where popular ports have
+               neither; SDXL's pooled vector has its own statistics (the paper's models have one embedding); an
+               embedding noised to a constant (s = 0 above tau2) becomes its mean, where the formula divides by zero
     Notes      s is absolute: it belongs to the scale of the encoder's embeddings. A chain of four steps at t/T = 0.999,
                0.749, 0.499, 0.249 has gamma 0, 0.503, 1, 1: its first step sees noise alone.
 """
@@ -85,7 +85,7 @@ class Cads(Method):
 
     def annealed(self, y: Tensor, gamma: float, noise: Tensor) -> Tensor:
         """`sqrt(gamma) y + s sqrt(1 - gamma) n`, `(B, ...)`, rescaled to each sample's own mean and deviation."""
-        clean = y.to(torch.float32)
+        clean = y.to(torch.promote_types(y.dtype, torch.float32))
         noised = gamma**0.5 * clean + self.s * (1 - gamma) ** 0.5 * noise.to(clean)
         (mean, deviation), (new_mean, new_deviation) = _moments(clean), _moments(noised)
         unit = torch.where(new_deviation > 0, (noised - new_mean) / new_deviation, 0.0)

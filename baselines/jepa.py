@@ -24,7 +24,6 @@ Card
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -33,7 +32,8 @@ import torch
 from torch import Tensor
 
 from minoritybench.diffusion.schedule import Schedule
-from minoritybench.diffusion.step import Method, StepContext
+from minoritybench.diffusion.step import Method, StepContext, finite_rows
+from minoritybench.diffusion.text import TextCondition
 from minoritybench.errors import BadInputError
 from minoritybench.guidance import RangeFinder, score_gradient
 from minoritybench.guidance.gradient import GradientForm
@@ -42,7 +42,6 @@ from minoritybench.scoring import exact_scores
 from minoritybench.scoring.rsvd import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
 
-_log = logging.getLogger(__name__)
 PROBE_STREAM = "jepa-probes"
 _START = "jepa-start"
 _VARIANCE_FLOOR = 1e-8
@@ -168,15 +167,13 @@ class Jepa(Method):
             images = step.decode(step.x0_hat)
         with torch.autocast(device, enabled=False):  # the encoder keeps its own precision
             prepared, cotangent = self._score_gradient(step, images)
-        usable = _finite_rows(cotangent)
+        usable = finite_rows(cotangent)
         cotangent = torch.where(usable, cotangent, 0.0)
         scale = binary_scale(cotangent)
         gradient = scale * step.gradient(prepared, cotangent / scale)
-        usable &= _finite_rows(gradient)
-        if lost := int((~usable).sum()):
-            step.passes["skipped_update"] += lost
-            _log.warning("jepa: %d images not guided at step %d: gradient not finite", lost, step.index)
-        return torch.where(usable, gradient, 0.0)
+        if isinstance(step.labels, TextCondition):
+            step.passes["decoder_backward"] += 1
+        return step.finite(torch.where(usable, gradient, torch.nan))
 
     def _score_gradient(self, step: StepContext, images: Tensor) -> tuple[Tensor, Tensor]:
         """The encoder's input, with its graph, and the gradient of the top-k score with respect to it."""
@@ -201,15 +198,10 @@ class Jepa(Method):
         return prepared, guidance.gradient
 
 
-def _finite_rows(rows: Tensor) -> Tensor:
-    """Whether all of an image's entries are finite, `(B, 1, ...)`."""
-    return rows.isfinite().flatten(1).all(dim=1).view(-1, *[1] * (rows.ndim - 1))
-
-
 def _start(step: StepContext, known: Tensor | None, probes: int, inputs: Tensor) -> Tensor:
     """Tangents `(B, probes, n)` that the search begins with: those `known` of the guided step before, random ones where
     there are none. A value lost in rounding leaves zeros, from which the search would find nothing but rounding."""
-    if known is not None and (lost := ~(known.any(dim=2, keepdim=True) & _finite_rows(known))).any():
+    if known is not None and (lost := ~(known.any(dim=2, keepdim=True) & finite_rows(known))).any():
         fresh = step.rng((known.shape[1], inputs.shape[1]), PROBE_STREAM).to(inputs)
         return torch.where(lost, fresh, known)
     return step.rng((probes, inputs.shape[1]), PROBE_STREAM).to(inputs) if known is None else known

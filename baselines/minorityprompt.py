@@ -140,7 +140,7 @@ class MinorityPrompt(Method):
             step.passes["text_backward"] += 1
             step.passes["denoiser_backward"] += 1 + self.draws
             for token, slope in zip(tokens, torch.autograd.grad(-gain.sum(), leaves), strict=True):
-                token.grad = slope
+                token.grad = step.finite(slope)
             adam.step()
         return [token.detach() for token in tokens]
 

@@ -128,7 +128,7 @@ class Sgms(Method):
     def _shift(self, step: StepContext) -> Tensor:
         with torch.enable_grad():
             discrepancy = self.discrepancy(step, step.x0_hat)
-        gradient = max_normalised(step.gradient(discrepancy, torch.ones_like(discrepancy)))
+        gradient = max_normalised(step.finite(step.gradient(discrepancy, torch.ones_like(discrepancy))))
         return self.w * (step.variance if self.schedule == "variance" else 1.0) * gradient
 
     def _seen(self, step: StepContext) -> StepContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.text import Condition, TextCondition
 from minoritybench.errors import BadInputError
 from minoritybench.rng import ImageStreams
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ class StepContext:
         return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Diffusion space to images, nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable."""
+        """Diffusion space to images, nominally `[0, 1]`, `(B, 3, H, W)`, not clamped, differentiable. Only that of
+        latents is a network, and counted."""
+        if isinstance(self.labels, TextCondition):
+            self.passes["decoder_forward"] += 1
         return self.model.decode(x0)
 
     def gradient(self, output: Tensor, cotangent: Tensor) -> Tensor:
@@ -120,6 +126,20 @@ class StepContext:
         self.passes["denoiser_backward"] += self.labels.branches if isinstance(self.labels, TextCondition) else 1
         (gradient,) = torch.autograd.grad(output, self.x_t, cotangent)
         return gradient
+
+    def finite(self, gradient: Tensor) -> Tensor:
+        """A gradient `(B, ...)` with zeros for images at which it is not finite: these are left alone at this step,
+        counted as `skipped_update` and logged, rather than ending the run."""
+        usable = finite_rows(gradient)
+        if lost := int((~usable).sum()):
+            self.passes["skipped_update"] += lost
+            _log.warning("step %d: %d images left alone, their gradient is not finite", self.index, lost)
+        return torch.where(usable, gradient, 0.0)
+
+
+def finite_rows(rows: Tensor) -> Tensor:
+    """Whether all of an image's entries are finite, `(B, 1, ...)`."""
+    return rows.isfinite().flatten(1).all(dim=1).view(-1, *[1] * (rows.ndim - 1))
 
 
 class Method:

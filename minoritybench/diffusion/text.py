@@ -6,7 +6,7 @@ may return another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -46,8 +46,6 @@ class TextCondition:
 
 Condition = Tensor | TextCondition | None
 """What a network is conditioned on: class labels int64 `(B,)`, encoded prompts, or nothing."""
-
-EmbeddingEdit = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class PromptOptimisable(Protocol):
