@@ -11,6 +11,7 @@ t-interval, the paired t over all images, and the share of images that differ at
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from torch import Tensor
 import minoritybench
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.diffusion.step import StepContext
+from minoritybench.errors import BadInputError
 from minoritybench.metrics import t_interval
 from minoritybench.microbatch import pad_rows
 from minoritybench.registry import entries
@@ -55,7 +57,11 @@ def main() -> None:
     for conditional in (False, True):
         plain = drawn(BASELINE, conditional, options)
         for name in entries("methods"):
-            sampler = open_sampler(request(name, conditional, options))
+            try:
+                sampler = open_sampler(request(name, conditional, options))
+            except BadInputError as error:  # prompts where there are none, or images where there are
+                print(f"{name}: left out: {error}", file=sys.stderr)
+                continue
             if not hasattr(sampler.method.instance, "objective"):
                 continue
             for row in compared(sampler, plain, drawn(name, conditional, options)):

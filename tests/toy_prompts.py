@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from minoritybench.diffusion.schedule import Schedule, respaced, scaled_linear_betas, trailing_timesteps
 from minoritybench.diffusion.step import StepContext
 from minoritybench.diffusion.text import TextCondition
+from minoritybench.perceptual import euclidean
 from minoritybench.rng import ImageStreams
 
 BETAS = scaled_linear_betas(1000, 0.00085, 0.012)
@@ -77,4 +78,4 @@ def text_step(
     streams = ImageStreams(0, images)
     labels = model.encode_prompts([PROMPTS[i % 2] for i in images], scale)
     x_t = streams.normal(SHAPE, "state").double()
-    return StepContext(x_t, index, chain, labels, model, streams, {}, Counter())
+    return StepContext(x_t, index, chain, labels, model, streams, {"distance:l2": euclidean}, Counter())

@@ -9,6 +9,7 @@ import torch
 from minoritybench.baselines.sgms import NOISE_STREAM, Sgms
 from torch import Tensor
 from toy_denoisers import SHAPE, SmoothModel, step_at
+from toy_prompts import BETAS, text_step
 
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.diffusion.step import StepContext
@@ -141,3 +142,28 @@ def test_equal_images_have_no_gradient_rather_than_an_undefined_one() -> None:
 def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(BadInputError, match="sgms: interval"):
         sgms(**settings)
+
+
+@pytest.mark.parametrize("placement", ["after", "before"])
+def test_latents_are_noised_to_the_mirrored_timestep_under_the_prompt_alone(placement: Any) -> None:
+    step = text_step(2, scale=4.0)
+    method = sgms(w=0.7, level="annealed", branch="conditional", placement=placement, interval=1, schedule="constant")
+    base, model = step.labels.alone(), step.model  # type: ignore[union-attr]
+    now, then = (float((1 - BETAS).cumprod()[t]) for t in (749, 251))
+
+    def estimate(x: Tensor, timestep: int, bar: float) -> Tensor:
+        return (x - (1 - bar) ** 0.5 * model.predict(x, torch.full((2,), timestep), base)) / bar**0.5
+
+    leaf = step.x_t.clone().requires_grad_(True)
+    x0 = estimate(leaf, 749, now)
+    noised = then**0.5 * x0 + (1 - then) ** 0.5 * step.rng(tuple(x0.shape[1:]), NOISE_STREAM)
+    discrepancy = (x0 - estimate(noised, 251, then).detach()).flatten(1).norm(dim=1)
+    (gradient,) = torch.autograd.grad(discrepancy.sum(), leaf)
+    expected = 0.7 * gradient / gradient.abs().flatten(1).amax(dim=1).view(-1, 1, 1, 1)
+    assert not method.guides(step.index, step.schedule)
+    moved = method.pre_step(step) - step.x_t if placement == "before" else method.correct(step)
+    assert moved is not None
+    assert torch.allclose(moved, expected, rtol=1e-9)
+    assert step.passes == {"denoiser_forward": 2, "denoiser_backward": 1, "distance": 1}
+    assert method.correct(step) is None or placement == "after"
+    assert torch.allclose(method.objective(step)["reconstruction discrepancy"], discrepancy.detach())
