@@ -1,0 +1,3 @@
+"""The part of the text-to-image card that people wrote."""
+
+NOTES = ""
