@@ -39,7 +39,7 @@ from minoritybench.embedded.weights import load_file_into
 from minoritybench.metrics import frechet_distance
 
 ENCODERS = ("digits16-jepa", "digits16-jepa-b", "digits16-ijepa")
-GUIDANCE_SCALES = (1.0, 2.0, 3.0, 4.0, 7.5)
+GUIDANCE_SCALES = (1.0, 2.0, 4.0, 7.5)
 STEPS = 50
 CHUNK = 50
 
@@ -86,7 +86,7 @@ def clip_figures(folder: Path, test: DigitsSplit) -> dict[str, Any]:
     """Which of the 270 captions is nearest to each test image, and the cosines of true and of all other captions."""
     from transformers import CLIPModel, CLIPProcessor
 
-    clip = CLIPModel.from_pretrained(folder / CLIP, dtype=torch.float32, local_files_only=True).eval()
+    clip: Any = CLIPModel.from_pretrained(folder / CLIP, dtype=torch.float32, local_files_only=True)
     processor = CLIPProcessor.from_pretrained(folder / CLIP, local_files_only=True)
     candidates = all_captions()
     colour = [np.repeat(image[:, :, None], 3, axis=2) for image in test.images]

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from minoritybench.embedded.recipes_common import Progress, Schedule, TrainingData, ema_update, optimise, seeded
 from minoritybench.embedded.t2i.networks import SCHEDULER, build_text_encoder, build_unet, build_vae
 
-VAE_SCHEDULE = Schedule(steps=800, batch_size=32, lr=3e-3, weight_decay=0.0, warmup=0.05)
+VAE_SCHEDULE = Schedule(steps=700, batch_size=32, lr=3e-3, weight_decay=0.0, warmup=0.05)
 KL_WEIGHT = 1e-3
-UNET_SCHEDULE = Schedule(steps=3300, batch_size=64, lr=2e-3, weight_decay=0.0, warmup=0.03)
+UNET_SCHEDULE = Schedule(steps=1600, batch_size=64, lr=2e-3, weight_decay=0.0, warmup=0.03)
 UNET_EMA = 0.998
 TEXT_DROPOUT = 0.1
 MAX_WEIGHT = 50.0
@@ -62,7 +62,8 @@ def train_vae(
 def latents_of(vae: Any, x: Tensor) -> Latents:
     """The scaled posterior of images `(N, 1, 16, 16)`."""
     factor = vae.config.scaling_factor
-    posteriors = [vae.encode(block.expand(-1, 3, -1, -1)).latent_dist for block in x.split(100)]
+    blocks = [x[start : start + 100] for start in range(0, len(x), 100)]
+    posteriors = [vae.encode(block.expand(-1, 3, -1, -1)).latent_dist for block in blocks]
     return Latents(
         factor * torch.cat([p.mean for p in posteriors]),
         factor * torch.cat([p.std for p in posteriors]),
@@ -102,7 +103,8 @@ def train_text_to_latent(
     """
     from diffusers import DDIMScheduler
 
-    abar = DDIMScheduler(**SCHEDULER).alphas_cumprod
+    scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
+    abar = scheduler.alphas_cumprod
     with seeded(seed):
         net = TextToLatent()
         average = copy.deepcopy(net)
