@@ -19,10 +19,11 @@ from minoritybench.embedded.t2i.figures import digit_agreement, load_classifier,
 from minoritybench.embedded.t2i.folders import clip_folder, open_pipeline, pipeline_folder
 from minoritybench.embedded.t2i.networks import SCHEDULER
 from minoritybench.embedded.t2i.prompts import PROMPTS, draw_prompts
-from minoritybench.embedded.weights import T2I_BUILDERS, WEIGHTS_VARIABLE, t2i_dir
+from minoritybench.embedded.weights import T2I_BUILDERS, WEIGHTS_VARIABLE, shipped_digest, t2i_dir
 from minoritybench.errors import MissingAssetError
 from minoritybench.features.digits import ClassifierFeatures
 from minoritybench.microbatch import torch_threads
+from minoritybench.references import load_reference_set
 from minoritybench.store import read_json
 
 ENCODER_DIMS = {"digits16-jepa": 16, "digits16-jepa-b": 16, "digits16-ijepa": 96}
@@ -152,3 +153,14 @@ def test_missing_files_say_how_to_make_them(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_builders_are_the_shipped_weights() -> None:
     assert {path.stem for path in (t2i_dir() / "weights").iterdir()} == set(T2I_BUILDERS)
+
+
+def test_the_reference_set_is_what_the_guide_ranks_lowest() -> None:
+    shipped = load_reference_set("digits16")
+    assert shipped.recipe.encoder["name"] == "digits16-jepa"
+    assert shipped.recipe.encoder["weights_sha256"] == shipped_digest("digits16-jepa")
+    assert (shipped.recipe.n, shipped.recipe.dataset["name"]) == (375, "digits16")
+    members = shipped.members.iloc[:8]
+    images = torch.stack([torch.from_numpy(image.pixels) for image in shipped.images()[:8]])
+    scores = jepa_score(load_encoder("digits16-jepa"), images.permute(0, 3, 1, 2).float() / 255)
+    np.testing.assert_allclose(scores.numpy(), members["score_deflated"], atol=1e-3)
