@@ -71,11 +71,7 @@ def write_pipeline(unet: Any, text_encoder: Any, vae: Any, folder: Path) -> None
     )
     pipeline.save_pretrained(folder)
     _restore_tokenizer(tokenizer)
-    _make_readable(folder)
-    for config in (folder / "model_index.json", *folder.glob("*/config.json")):
-        settings = read_json(config)
-        settings.pop("_name_or_path", None)  # where the autoencoder lay on this machine
-        write_text(config, pretty_json(settings))
+    _tidy(folder)
 
 
 def write_clip(clip: Any, folder: Path) -> None:
@@ -89,7 +85,7 @@ def write_clip(clip: Any, folder: Path) -> None:
         size={"shortest_edge": IMAGE_SIZE}, crop_size=side, image_mean=statistics, image_std=statistics
     ).save_pretrained(folder)
     write_tokenizer(folder)
-    _make_readable(folder)
+    _tidy(folder)
 
 
 def _half(module: Any) -> Any:
@@ -97,10 +93,20 @@ def _half(module: Any) -> Any:
     return copy.deepcopy(module).half()
 
 
-def _make_readable(folder: Path) -> None:
-    """Weights readable to all: safetensors writes them for the owner alone, and a wheel would keep that."""
+def _tidy(folder: Path) -> None:
+    """Weights readable to all, configurations that name no path of this machine and compute in float32.
+
+    safetensors writes for the owner alone, and a wheel would keep that. transformers loads a model in the precision
+    that its configuration names, and would run the text encoder in float16 beside a float32 U-Net.
+    """
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
+    for path in (*folder.glob("model_index.json"), *folder.rglob("config.json")):
+        settings = read_json(path)
+        settings.pop("_name_or_path", None)
+        if "dtype" in settings:
+            settings["dtype"] = "float32"
+        write_text(path, pretty_json(settings))
 
 
 def _restore_tokenizer(folder: Path) -> None:
