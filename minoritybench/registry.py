@@ -37,6 +37,7 @@ class Entry:
 
 _DATASETS = {
     "digits": Entry(f"{_THIS}.data.digits:DigitsSource", "1,797 real 8x8 handwritten digits, embedded"),
+    "digits16": Entry(f"{_THIS}.data.digits:DoubledDigitsSource", "the same digits at 16x16, embedded"),
     "celeba": Entry(f"{_THIS}.data.celeba:open_celeba", "CelebA aligned faces, centre-cropped to 64 px"),
     "imagenet": Entry(f"{_THIS}.data.catalogue:open_folder_dataset", "ImageNet-1k training split, 1,281,167 images"),
     "cifar10": Entry(f"{_THIS}.data.packed:PackedSource", "CIFAR-10, 32x32, 10 classes"),
@@ -55,6 +56,11 @@ _ENCODERS = {
     "digits-jepa-b": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out seed of the digits guide"),
     "digits-ijepa": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out family: I-JEPA ViT with EMA target"),
     "digits-vicreg": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "negative control: its score is inverted"),
+    "digits16-jepa": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "digits-t2i guide: sphere-KoLeo MLP, d=16"),
+    "digits16-jepa-b": Entry(f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out seed of the digits-t2i guide"),
+    "digits16-ijepa": Entry(
+        f"{_THIS}.encoders.embedded:DigitsEncoder", "held-out family of digits-t2i: I-JEPA ViT with EMA target"
+    ),
 }
 
 for _size in ("vits14", "vitb14", "vitl14", "vitg14"):
@@ -151,6 +157,7 @@ _METRICS = {
 
 _FEATURES = {
     "digits-classifier": Entry(f"{_THIS}.features.digits:ClassifierFeatures", "64-d penultimate layer, digits"),
+    "digits16-classifier": Entry(f"{_THIS}.features.digits:ClassifierFeatures", "64-d penultimate layer, 16 px digits"),
     "digits-pca20": Entry(f"{_THIS}.features.digits:PixelPca", "first 20 principal components of digit pixels"),
     "inception-clean": Entry(f"{_THIS}.features.inception:load_inception_clean", "pool3 as clean-fid takes it (cFID)"),
     "inception-fid": Entry(
@@ -176,6 +183,9 @@ _BENCHMARKS = {
 
 _REFERENCE_SETS = {
     "digits": Entry(f"{_THIS}.reference_sets:digits", "lowest 25 % JEPA-SCORE (digits-jepa) of the training digits"),
+    "digits16": Entry(
+        f"{_THIS}.reference_sets:digits16", "lowest 25 % JEPA-SCORE (digits16-jepa) of the 16 px training digits"
+    ),
 }
 
 for _dataset, _encoder in (

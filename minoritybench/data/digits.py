@@ -1,4 +1,4 @@
-"""The embedded digits as an image source."""
+"""The embedded digits as image sources: 8x8 as they are, and 16x16."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, cast
 import numpy as np
 
 from minoritybench.data.source import LoadedImage, SourceSpec
-from minoritybench.embedded.data import load_split
+from minoritybench.embedded.data import DigitsSplit, load_doubled_split, load_split
 from minoritybench.errors import BadInputError
 from minoritybench.store import digest_of, sha256_bytes
 
@@ -21,11 +21,15 @@ class DigitsSource:
     def __init__(self, spec: SourceSpec) -> None:
         split = spec.split or "train"
         if split not in SPLITS:
-            raise BadInputError(f"--split {split!r}: digits has the splits {', '.join(SPLITS)}")
+            raise BadInputError(f"--split {split!r}: {spec.name} has the splits {', '.join(SPLITS)}")
         if spec.root is not None:
-            raise BadInputError("--root: digits is embedded in the package and has no root")
+            raise BadInputError(f"--root: {spec.name} is embedded in the package and has no root")
         self.spec = SourceSpec(spec.name, None, split, spec.limit)
-        self._data = load_split(cast(Literal["train", "test"], split))
+        self._data = self._read(cast(Literal["train", "test"], split))
+
+    @staticmethod
+    def _read(split: Literal["train", "test"]) -> DigitsSplit:
+        return load_split(split)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -45,3 +49,11 @@ class DigitsSource:
     def fingerprint(self) -> str:
         """Digest of the pixels."""
         return digest_of(sha256_bytes(self._data.images.tobytes()))
+
+
+class DoubledDigitsSource(DigitsSource):
+    """The same digits, ids and splits at 16x16 (`digits16`); `sha256` is of the 256 pixel bytes."""
+
+    @staticmethod
+    def _read(split: Literal["train", "test"]) -> DigitsSplit:
+        return load_doubled_split(split)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from minoritybench.diffusion.schedule import make_schedule
-from minoritybench.embedded.data import load_split
+from minoritybench.embedded.data import DigitsSplit, load_split
 from minoritybench.embedded.models import DigitsClassifier, DigitsDenoiser
 from minoritybench.embedded.recipes_common import to_network
 from minoritybench.embedded.weights import load_file_into
@@ -28,20 +28,24 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Digits:
-    """One split as network input ``(N, 1, 8, 8)`` in ``[-1, 1]`` with labels ``(N,)``."""
+    """One split as network input ``(N, 1, H, H)`` in ``[-1, 1]`` with labels ``(N,)``."""
 
     x: Tensor
     labels: NDArray[np.int64]
 
     @classmethod
     def load(cls, split: Literal["train", "test"]) -> Digits:
-        """Load one split."""
-        digits = load_split(split)
+        """Load one split at 8x8."""
+        return cls.of(load_split(split))
+
+    @classmethod
+    def of(cls, digits: DigitsSplit) -> Digits:
+        """A loaded split of either size."""
         return cls(to_network(torch.from_numpy(digits.images)), digits.labels)
 
     @property
     def rgb(self) -> Tensor:
-        """``(N, 3, 8, 8)`` in ``[0, 1]``."""
+        """``(N, 3, H, H)`` in ``[0, 1]``."""
         return ((self.x + 1) / 2).expand(-1, 3, -1, -1)
 
 
@@ -68,8 +72,9 @@ def encoder_scores(name: str, folder: Path, train: Digits, test: Digits) -> dict
     from minoritybench import jepa_score, load_encoder
 
     encoder = load_encoder(name, weights=folder / f"{name}.safetensors")
-    noise = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
-    images = {"train": train.rgb, "test": test.rgb, "blank": torch.zeros(1, 3, 8, 8), "noise": noise}
+    side = train.x.shape[-1]
+    noise = torch.rand(100, 1, side, side, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    images = {"train": train.rgb, "test": test.rgb, "blank": torch.zeros(1, 3, side, side), "noise": noise}
     return {key: jepa_score(encoder, value, mode="deflated").numpy() for key, value in images.items()}
 
 
@@ -95,7 +100,7 @@ def encoder_figures(name: str, folder: Path, scores: dict[str, Floats], train: D
 
 
 def pixels(digits: Digits) -> NDArray[np.float32]:
-    """Images as vectors ``(N, 64)``."""
+    """Images as vectors ``(N, H * H)``."""
     values: NDArray[np.float32] = digits.x.flatten(1).numpy()
     return values
 

@@ -1,4 +1,5 @@
-"""Networks of the embedded benchmark. All take ``x`` of shape ``(B, 1, 8, 8)`` in ``[-1, 1]``.
+"""Networks of the embedded benchmarks. All take ``x`` of shape ``(B, 1, 8, 8)`` in ``[-1, 1]``, those built with
+``image_size`` 16 ``(B, 1, 16, 16)``.
 
 Every width is a multiple of 16: BLAS then gives bitwise the same row whatever the other rows of a fixed
 micro-batch hold. There is no BatchNorm, so that a Jacobian belongs to one image.
@@ -20,18 +21,22 @@ TIMESTEPS = 1000
 UNCONDITIONAL = 10  # the label index that stands for "no label"
 
 
-def _small_mlp(dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(PIXELS, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
+def _small_mlp(pixels: int, dim: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(pixels, 128), nn.GELU(), nn.Linear(128, 128), nn.GELU(), nn.Linear(128, dim))
 
 
 class SphereMLP(nn.Module):
-    """64-128-128-16 GELU; the L2 normalisation is part of the encoder. Output ``(B, 16)`` on the unit sphere."""
+    """64-128-128-16 GELU (256-... at 16 px); the L2 normalisation is part of the encoder.
+
+    Output ``(B, 16)`` on the unit sphere.
+    """
 
     dim = 16
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int = 8) -> None:
         super().__init__()
-        self.net = _small_mlp(self.dim)
+        self.image_size = image_size
+        self.net = _small_mlp(image_size**2, self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.net(x.flatten(1)), dim=1)
@@ -41,10 +46,11 @@ class VicregMLP(nn.Module):
     """64-128-128-16 GELU that ends in a plain Linear: the negative control. Output ``(B, 16)``."""
 
     dim = 16
+    image_size = 8
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = _small_mlp(self.dim)
+        self.net = _small_mlp(PIXELS, self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x.flatten(1))
@@ -84,7 +90,9 @@ class Block(nn.Module):
 
 
 class IJepaViT(nn.Module):
-    """A small ViT on 16 tokens of 2x2 pixels; the encoder is the mean of the final-normed tokens, ``(B, dim)``.
+    """A small ViT on 16 tokens of 2x2 pixels (4x4 at 16 px).
+
+    The encoder is the mean of the final-normed tokens, ``(B, dim)``.
 
     ``norm`` is the final LayerNorm: its ``1 / weight`` is the one direction in which the output never moves.
     """
@@ -94,16 +102,18 @@ class IJepaViT(nn.Module):
     heads = 6
     tokens = 16
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int = 8) -> None:
         super().__init__()
-        self.embed = nn.Linear(4, self.dim)
+        self.image_size, self.patch = image_size, image_size // 4
+        self.embed = nn.Linear(self.patch**2, self.dim)
         self.position = nn.Parameter(torch.randn(1, self.tokens, self.dim) * 0.02)
         self.blocks = nn.ModuleList(Block(self.dim, self.heads) for _ in range(self.depth))
         self.norm = nn.LayerNorm(self.dim)
 
     def embed_patches(self, x: Tensor) -> Tensor:
         """Tokens before the first block ``(B, 16, dim)``."""
-        patches = x.reshape(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, self.tokens, 4)
+        side = self.patch
+        patches = x.reshape(-1, 4, side, 4, side).transpose(2, 3).reshape(-1, self.tokens, side**2)
         out: Tensor = self.embed(patches) + self.position
         return out
 
@@ -197,11 +207,12 @@ def sinusoidal(timestep: Tensor, dim: int = 64) -> Tensor:
 
 
 class DigitsClassifier(nn.Module):
-    """64-128-64-10 GELU classifier; its 64 penultimate activations are the benchmark's feature space."""
+    """64-128-64-10 GELU classifier (256-... at 16 px); its 64 penultimate activations are the benchmark's features."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_size: int = 8) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(PIXELS, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU())
+        self.image_size = image_size
+        self.body = nn.Sequential(nn.Linear(image_size**2, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU())
         self.head = nn.Linear(64, 10)
 
     def features(self, x: Tensor) -> Tensor:

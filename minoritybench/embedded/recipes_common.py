@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minoritybench.embedded.data import load_split
+from minoritybench.embedded.data import DigitsSplit, load_split
 
 Progress = Callable[[int, float], None]
 """Called with the number of finished steps and the loss."""
@@ -20,20 +20,24 @@ Progress = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Training images ``(N, 1, 8, 8)`` in ``[-1, 1]`` and labels ``(N,)`` int64."""
+    """Training images ``(N, 1, H, H)`` in ``[-1, 1]`` and labels ``(N,)`` int64."""
 
     x: Tensor
     labels: Tensor
 
 
 def to_network(images_uint8: Tensor) -> Tensor:
-    """``(N, 8, 8)`` uint8 to ``(N, 1, 8, 8)`` float32 in ``[-1, 1]``."""
+    """``(N, H, H)`` uint8 to ``(N, 1, H, H)`` float32 in ``[-1, 1]``."""
     return images_uint8.float()[:, None] / 127.5 - 1
 
 
 def training_data() -> TrainingData:
     """The training split as tensors."""
-    split = load_split("train")
+    return as_training_data(load_split("train"))
+
+
+def as_training_data(split: DigitsSplit) -> TrainingData:
+    """Images and labels of a split as tensors."""
     return TrainingData(to_network(torch.from_numpy(split.images)), torch.from_numpy(split.labels))
 
 
@@ -59,7 +63,7 @@ def random_views(
 ) -> Tensor:
     """One random view of each image: affine warp, intensity change, Gaussian noise.
 
-    x: ``(B, 1, 8, 8)`` in ``[-1, 1]``. degrees, scale (relative), shift (pixels), shear and intensity
+    x: ``(B, 1, H, H)`` in ``[-1, 1]``. degrees, scale (relative), shift (pixels), shear and intensity
     (relative) are half-widths of uniform ranges; noise is a standard deviation in the ``[-1, 1]`` space.
     The border is filled with background (-1).
     """

@@ -62,10 +62,11 @@ def train_classifier(
 ) -> DigitsClassifier:
     """Cross-entropy on lightly augmented digits."""
     with seeded(seed):
-        net = DigitsClassifier()
+        net = DigitsClassifier(data.x.shape[-1])
 
         def loss_of(x: Tensor, labels: Tensor) -> Tensor:
-            view = random_views(x, degrees=5, scale=0.05, shift=0.4, shear=0.1, intensity=0.1, noise=0.05)
+            shift = 0.4 * x.shape[-1] / 8
+            view = random_views(x, degrees=5, scale=0.05, shift=shift, shear=0.1, intensity=0.1, noise=0.05)
             return F.cross_entropy(net(view), labels)
 
         optimise(net, data, schedule, loss_of, progress=progress)

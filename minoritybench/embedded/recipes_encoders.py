@@ -37,7 +37,7 @@ def train_sphere(
 ) -> SphereMLP:
     """Two weakly augmented views are pulled together on the sphere while KoLeo spreads the instances."""
     with seeded(seed):
-        net = SphereMLP()
+        net = SphereMLP(data.x.shape[-1])
 
         def loss_of(x: Tensor, _: Tensor) -> Tensor:
             a, b = (net(weak_view(x, noise=0.15)) for _ in range(2))
@@ -49,8 +49,12 @@ def train_sphere(
 
 
 def weak_view(x: Tensor, noise: float) -> Tensor:
-    """A view closer to its image than the neighbouring images are, so that density is not contracted."""
-    return random_views(x, degrees=5, scale=0.05, shift=0.4, shear=0.15, intensity=0.1, noise=noise)
+    """A view closer to its image than the neighbouring images are, so that density is not contracted.
+
+    Pixels that the digits' resize from 8 px made say less each, so that the noise grows with the side.
+    """
+    pixels = x.shape[-1] / 8
+    return random_views(x, degrees=5, scale=0.05, shift=0.4 * pixels, shear=0.15, intensity=0.1, noise=noise * pixels)
 
 
 def vicreg(a: Tensor, b: Tensor) -> Tensor:

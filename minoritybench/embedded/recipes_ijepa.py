@@ -76,7 +76,7 @@ def train_ijepa(
     """
     masks = mask_table()
     with seeded(seed):
-        net = IJepaViT()
+        net = IJepaViT(data.x.shape[-1])
         predictor = Predictor(net.dim)
         average = copy.deepcopy(net)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,12 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "digits-ddpm": DigitsDenoiser,
     "digits-classifier": DigitsClassifier,
 }
+T2I_BUILDERS: dict[str, Callable[[], nn.Module]] = {
+    "digits16-jepa": partial(SphereMLP, 16),
+    "digits16-jepa-b": partial(SphereMLP, 16),
+    "digits16-ijepa": partial(IJepaViT, 16),
+    "digits16-classifier": partial(DigitsClassifier, 16),
+}
 
 
 def weights_dir() -> Path:
@@ -37,16 +44,23 @@ def weights_dir() -> Path:
     return Path(override) if override else Path(__file__).parent / "weights"
 
 
+def t2i_dir() -> Path:
+    """The folder of the text-to-image benchmark: ``t2i`` in what the environment variable says, or the shipped one."""
+    override = os.environ.get(WEIGHTS_VARIABLE)
+    return (Path(override) if override else Path(__file__).parent) / "t2i"
+
+
 def weights_path(name: str) -> Path:
     """The safetensors file of one embedded model (or of ``digits-pca20``); it may not exist yet."""
     if name != PCA_NAME:
         _builder(name)
-    return weights_dir() / f"{name}.safetensors"
+    folder = t2i_dir() / "weights" if name in T2I_BUILDERS else weights_dir()
+    return folder / f"{name}.safetensors"
 
 
 def shipped_digest(name: str) -> str | None:
     """SHA-256 of an embedded model's file; None for a model that is not embedded."""
-    return sha256_file(_existing(name)) if name in BUILDERS or name == PCA_NAME else None
+    return sha256_file(_existing(name)) if name in (*BUILDERS, *T2I_BUILDERS, PCA_NAME) else None
 
 
 def load_module(name: str) -> nn.Module:
@@ -90,16 +104,19 @@ def load_pca() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _builder(name: str) -> Callable[[], nn.Module]:
-    if name not in BUILDERS:
-        raise ValueError(f"unknown embedded model {name!r}: one of {', '.join(BUILDERS)}")
-    return BUILDERS[name]
+    builders = BUILDERS | T2I_BUILDERS
+    if name not in builders:
+        raise ValueError(f"unknown embedded model {name!r}: one of {', '.join(builders)}")
+    return builders[name]
 
 
 def _existing(name: str) -> Path:
     path = weights_path(name)
     if not path.is_file():
+        command = f"minoritybench.embedded.train --out {path.parent}"
+        if name in T2I_BUILDERS:
+            command = f"minoritybench.embedded.t2i.train --only {name} --out {path.parent.parent}"
         raise MissingAssetError(
-            f"embedded weights are missing: {path} does not exist; "
-            f"`python -m minoritybench.embedded.train --out {path.parent}` rebuilds it there"
+            f"embedded weights are missing: {path} does not exist; `python -m {command}` rebuilds it there"
         )
     return path

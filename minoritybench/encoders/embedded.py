@@ -23,10 +23,8 @@ RANDOM_SEED = 0
 
 
 class DigitsEncoder:
-    """An 8x8 greyscale encoder: images are averaged over channels and, if larger, resized with antialiasing."""
+    """A greyscale encoder of 8x8 or 16x16: images are averaged over channels and resized with antialiasing."""
 
-    input_size = 8
-    preprocess = "antialias-8"
     micro_batch = 64
     threads = 1
 
@@ -53,10 +51,12 @@ class DigitsEncoder:
         self.module = module.to(device=device, dtype=dtype)
         assert isinstance(module, SphereMLP | VicregMLP | IJepaViT)
         self.dim = module.dim
+        self.input_size = module.image_size
+        self.preprocess = f"antialias-{self.input_size}"
         self.device, self.dtype = torch.device(device), dtype
 
     def prepare(self, images: Tensor) -> Tensor:
-        """`[0, 1]` RGB `(B, 3, H, W)` to the network input: `[-1, 1]` greyscale `(B, 1, 8, 8)`, differentiable."""
+        """`[0, 1]` RGB `(B, 3, H, W)` to the network input: `[-1, 1]` grey `(B, 1, size, size)`, differentiable."""
         grey = images.to(device=self.device, dtype=self.dtype).mean(dim=1, keepdim=True)
         return resize(grey, self.preprocess) * 2 - 1
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minoritybench.data.resize import resize
+from minoritybench.embedded.data import IMAGE_SIZE
 from minoritybench.embedded.models import DigitsClassifier
 from minoritybench.embedded.weights import load_module, load_pca, weights_path
 from minoritybench.errors import BadInputError
@@ -17,13 +18,13 @@ from minoritybench.store import sha256_file
 _MICRO_BATCH = 64
 
 
-def _network_input(images: Tensor) -> Tensor:
-    """`[0, 1]` RGB to `[-1, 1]` greyscale `(N, 1, 8, 8)`."""
-    return resize(images.float().mean(dim=1, keepdim=True), "antialias-8") * 2 - 1
+def _network_input(images: Tensor, size: int) -> Tensor:
+    """`[0, 1]` RGB to `[-1, 1]` greyscale `(N, 1, size, size)`."""
+    return resize(images.float().mean(dim=1, keepdim=True), f"antialias-{size}") * 2 - 1
 
 
 class ClassifierFeatures:
-    """The 64 penultimate activations of the embedded digit classifier."""
+    """The 64 penultimate activations of an embedded digit classifier, which looks at 8 or at 16 px."""
 
     micro_batch, threads = _MICRO_BATCH, 1
 
@@ -38,7 +39,8 @@ class ClassifierFeatures:
     def __call__(self, images: Tensor) -> NDArray[np.float32]:
         """`(N, 64)`."""
         with torch_threads(1), torch.no_grad():
-            features = map_micro_batches(self._module.features, _network_input(images), _MICRO_BATCH)
+            inputs = _network_input(images, self._module.image_size)
+            features = map_micro_batches(self._module.features, inputs, _MICRO_BATCH)
         return features.numpy()
 
 
@@ -60,4 +62,4 @@ class PixelPca:
             return (rows.flatten(1).double() - self._mean) @ self._components.T
 
         with torch_threads(1):
-            return map_micro_batches(project, _network_input(images), _MICRO_BATCH).float().numpy()
+            return map_micro_batches(project, _network_input(images, IMAGE_SIZE), _MICRO_BATCH).float().numpy()
