@@ -172,6 +172,7 @@ for _name in [name for name in _ENCODERS if name.startswith(("dinov2-", "metacli
 
 _BENCHMARKS = {
     "digits": Entry(f"{_THIS}.benchmarks:digits.toml", "embedded: 8x8 digits, runs offline on two cores"),
+    "digits-t2i": Entry(f"{_THIS}.benchmarks:digits-t2i.toml", "embedded: 16x16 digits from captions, offline"),
     "celeba64": Entry(f"{_THIS}.benchmarks:celeba64.toml", "CelebA 64 px, the papers' faces"),
     "imagenet256": Entry(f"{_THIS}.benchmarks:imagenet256.toml", "ImageNet 256 px by cascade"),
     "cifar10": Entry(f"{_THIS}.benchmarks:cifar10.toml", "CIFAR-10 32 px, diffusers' DDPM"),
