@@ -201,14 +201,15 @@ def _text_legend(benchmark: BenchmarkSpec) -> list[str]:
         return []
     models = [f"{choice.name} by `{choice.model}`" for choice in text_choices(benchmark)]
     text = benchmark.text
+    fit = f"{', '.join(models)}: how well image and prompt fit to that model; values of others do not compare."
     return [
         f"Image i of every seed is drawn for prompt i of `{text.prompts}`, guidance scale {text.guidance_scale:g},"
         " from the same initial noise in every row.",
-        *([f"{', '.join(models)}: how well image and prompt fit to that model; others' do not compare."] * bool(models)),
+        *([fit] if models else []),
         f"Difference to `{BASELINE}`: mean over all pairs of images of the same prompt and noise, ± half-width of the"
-        " 95 % interval with prompts, not images, as the independent units (their seeds and repeats together);"
-        " `higher` or `lower` where it excludes 0. It says how surely these prompts' images differ, and counts several"
-        " metrics without a correction. A dash: other prompts, seeds or generator, which cannot be paired.",
+        " 95 % interval with prompts, not images, as the independent units (a prompt's seeds and repeats together);"
+        " `higher` or `lower` where it excludes 0, with no correction for the number of metrics. A dash: other prompts,"
+        " seeds or generator, which make no pairs.",
     ]
 
 
