@@ -11,7 +11,7 @@ from minoritybench.data.source import decode_rgb
 from minoritybench.errors import BadInputError
 from minoritybench.given_samples import SAMPLES_FILE, SAMPLES_FOLDER
 from minoritybench.report.pages import generator_of, refuse_other_file, render
-from minoritybench.report.pictures import data_uri, thumbnail
+from minoritybench.report.pictures import Pixels, data_uri, thumbnail
 from minoritybench.store import PLAN_FILE, read_json, sha256_bytes, write_text
 
 _COMMAND = "gallery"
@@ -61,16 +61,17 @@ def write_sample_gallery(folders: Sequence[Path], out: Path, seed: int | None, r
         raise BadInputError(f"--seed {seed}: the runs have the seeds {', '.join(map(str, seeds))}")
     shown = seeds[0] if seed is None else seed
     places = sorted(place for place in runs[0].rows if place[0] == shown)[:rows]
-    labels = _labels(runs)
+    images = [[_image(run, place) for run in runs] for place in places]
     page = render(
         "samples.html",
         generator=generator_of(_COMMAND),
         network=runs[0].plan["generator"]["name"],
         seed=shown,
-        labels=labels,
+        small=max(images[0][0].shape) < _LARGEST,
+        labels=_labels(runs),
         rows=[
-            {"title": runs[0].prompts[place] or f"image {place[1]}", "uris": [_tile(run, place) for run in runs]}
-            for place in places
+            {"title": runs[0].prompts[place] or f"image {place[1]}", "uris": [data_uri(image) for image in row]}
+            for place, row in zip(places, images, strict=True)
         ],
     )
     write_text(out, page)
@@ -117,7 +118,7 @@ def _labels(runs: Sequence[DrawnRun]) -> list[str]:
     return labels
 
 
-def _tile(run: DrawnRun, place: tuple[int, int]) -> str:
+def _image(run: DrawnRun, place: tuple[int, int]) -> Pixels:
     row = run.rows[place]
     path = run.images / str(row["file"])
     if not path.is_file():
@@ -125,4 +126,4 @@ def _tile(run: DrawnRun, place: tuple[int, int]) -> str:
     data = path.read_bytes()
     if sha256_bytes(data) != row["sha256"]:
         raise BadInputError(f"{path} is not the image that {SAMPLES_FILE} lists; draw the samples again")
-    return data_uri(thumbnail(decode_rgb(data)[0], _LARGEST))
+    return thumbnail(decode_rgb(data)[0], _LARGEST)
