@@ -38,7 +38,7 @@ def differences(record: RunRecord, plain: RunRecord, benchmark: BenchmarkSpec, v
     for name, plan in image_metrics(plain, benchmark).items():
         if name in shared and plan.per_image is not None:
             both = [np.concatenate([plan.per_image(side[seed]) for seed in seeds]) for side in (ours, theirs)]
-            found[name] = paired_difference(both[0], both[1], prompts.tolist())
+            found[name] = paired_difference(both[0].tolist(), both[1].tolist(), prompts.tolist())
     return found
 
 
