@@ -23,6 +23,7 @@ from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.metrics.clip_score import MODELS, Backbone
 from minoritybench.records import BenchmarkSpec, RunRecord, load_record
 from minoritybench.report.board import board_markdown, is_declared
+from minoritybench.report.sample_gallery import write_sample_gallery
 
 CLIP = {"metric": "CLIPScore", "model": "tiny"}
 KEY = "text/CLIPScore/tiny"
@@ -232,3 +233,9 @@ def test_rows_without_the_same_prompts_or_seeds_are_not_paired(spec: BenchmarkSp
     text = {**other.sampling.text, "prompts_sha256": "0" * 64}
     sampling = other.sampling.model_copy(update={"text": text})
     assert dashes(other.model_copy(update={"sampling": sampling})) > 3
+
+
+def test_finished_evaluations_stand_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
+    assert write_sample_gallery(list(runs.values()), tmp_path / "page.html", 1, 5) == 5
+    page = (tmp_path / "page.html").read_text()
+    assert all(f'alt="{method}: {prompt}"' in page for method in runs for prompt in PROMPTS[:5])
