@@ -16,12 +16,11 @@ import pandas as pd
 from minoritybench.errors import BadInputError
 from minoritybench.references import SCORES_FILE, LoadedReference, load_reference_set, reference_folder
 from minoritybench.report.gallery import SHOWN, tile_uri
-from minoritybench.report.pages import render
+from minoritybench.report.pages import generator_of, refuse_other_file, render
 from minoritybench.scoring.validity import rank_correlation
 from minoritybench.store import write_text
 
-_GENERATOR = 'name="generator" content="minoritybench compare"'
-"""Stands in every page this module writes; a file without it is not ours to replace."""
+_COMMAND = "compare"
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ def compare_references(a: str | Path, b: str | Path) -> Comparison:
 def write_gallery(a: str | Path, b: str | Path, comparison: Comparison, out: Path) -> None:
     """A self-contained page of the rarest images only in A, in both and only in B. Errors: absent images exit 4, a file
     that is not such a page is not replaced (exit 2)."""
-    if out.is_dir() or (out.is_file() and _GENERATOR not in out.read_text("utf-8", errors="replace")[:2000]):
-        raise BadInputError(f"--out {out} is there and is no page of `minoritybench compare`; choose another name")
+    refuse_other_file(out, _COMMAND)
     first, second = load_reference_set(a), load_reference_set(b)
     ours, theirs = _identities(first.members), _identities(second.members)
     groups = [
@@ -96,7 +94,7 @@ def write_gallery(a: str | Path, b: str | Path, comparison: Comparison, out: Pat
     ]
     page = render(
         "compare.html",
-        generator=_GENERATOR.partition("content=")[2].strip('"'),
+        generator=generator_of(_COMMAND),
         labels={"A": _label(first), "B": _label(second)},
         comparison=comparison,
         groups=groups,

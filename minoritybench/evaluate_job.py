@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,27 +10,21 @@ from typing import Any
 
 import torch
 
+from minoritybench.data.prompts import Prompts, load_prompts
 from minoritybench.data.source import SourceSpec, open_source
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import encoder_facts
 from minoritybench.engine import check_engine
 from minoritybench.errors import BadInputError, MissingAssetError, all_or_absent
 from minoritybench.features import Extractor, extractor_facts, load_extractor
-from minoritybench.given_samples import open_samples
-from minoritybench.measures import (
-    Judges,
-    extractor_names,
-)
-from minoritybench.records import (
-    BenchmarkSpec,
-    load_benchmark,
-)
+from minoritybench.given_samples import given_prompts, open_samples
+from minoritybench.measures import Judges, extractor_names
+from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import code_digests
 from minoritybench.sample_job import SampleRequest, make_plan
-from minoritybench.store import (
-    digest_of,
-)
+from minoritybench.store import digest_of
+from minoritybench.text_metrics import text_choices
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,8 @@ class EvaluateJob:
     reference: LoadedReference
     extractors: dict[str, Extractor]
     judges: Judges
+    text: Mapping[str, str | None]
+    """Weights of the models of image and prompt, by the key of their metric."""
     plan: dict[str, Any]
     out: Path
 
@@ -103,7 +99,10 @@ def _prepared(request: EvaluateRequest) -> EvaluateJob:
             raise BadInputError(f"{count} {what} are too few: precision and coverage need {least}")
     extractors = {name: load_extractor(name, request.sample.device) for name in extractor_names(benchmark)}
     described = {name: extractor_facts(extractor) for name, extractor in extractors.items()}
-    judges = _judges(request, benchmark, reference, own=all(fact["threads"] for fact in described.values()))
+    scorers = {choice.key: choice.open(request.sample.device) for choice in text_choices(benchmark)}
+    own = all(fact["threads"] for fact in described.values()) and all(scorer.threads for scorer in scorers.values())
+    judges = _judges(request, benchmark, reference, own)
+    text = {key: scorer.weights_sha256 for key, scorer in scorers.items()}
     reference.source()
     plan = {
         **facts,
@@ -116,11 +115,12 @@ def _prepared(request: EvaluateRequest) -> EvaluateJob:
         "judges": dict(judges.weights),
         "judge_threads": judges.threads,
         "guide_judge": judges.guide,
+        **({"text_metrics": text} if text else {}),
         "code": {**facts.get("code", {}), **code_digests(*judges.weights, *extractors)},
     }
     name = request.sample.method.rpartition(":")[2] or "samples"
     out = request.out or Path("runs") / f"{benchmark.name}-{name}-{digest_of(plan)[:12]}"
-    return EvaluateJob(request, benchmark, reference, extractors, judges, plan, out)
+    return EvaluateJob(request, benchmark, reference, extractors, judges, text, plan, out)
 
 
 def _openers(request: EvaluateRequest) -> list[Callable[[], object]]:
@@ -134,13 +134,16 @@ def _openers(request: EvaluateRequest) -> list[Callable[[], object]]:
     ]
     if reference == benchmark.reference_set:
         openers.append(lambda: open_source(SourceSpec(benchmark.dataset, None, benchmark.split)))
+    if benchmark.text is not None:
+        openers.append(partial(load_prompts, request.sample.prompts or benchmark.text.prompts))
     openers += [partial(load_extractor, name, device) for name in extractor_names(benchmark)]
+    openers += [partial(choice.open, device) for choice in text_choices(benchmark)]
     return [*openers, *(partial(load_encoder, name, device=device) for name in encoders)]
 
 
 def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference, own: bool) -> Judges:
     """The guide scores as such; every other encoder of the benchmark, the reference set and `--judge` is held out.
-    `own`: whether all extractors name threads of their own."""
+    `own`: whether all extractors and scorers name threads of their own."""
     guide = request.sample.guide or benchmark.guide
     ranked_by = [reference.recipe.encoder["name"]] if reference.recipe.rank_by == "jepa" else []
     others = [name for name in dict.fromkeys([*ranked_by, *benchmark.judges, *request.judges]) if name != guide]
@@ -158,4 +161,21 @@ def _sample_facts(request: EvaluateRequest) -> dict[str, Any]:
     if request.samples is None:
         return make_plan(request.sample, Path())[1]
     source = open_samples(request.samples, request.sample.n)
-    return {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}, "device": request.sample.device}
+    facts = {"samples": {"n": len(source.ids), "fingerprint": source.fingerprint()}, "device": request.sample.device}
+    prompts = prompts_of_samples(request, load_benchmark(request.sample.benchmark))
+    return facts if prompts is None else {**facts, "text": {"prompts": prompts.name, "prompts_sha256": prompts.sha256}}
+
+
+def prompts_of_samples(request: EvaluateRequest, benchmark: BenchmarkSpec) -> Prompts | None:
+    """The prompts of `--samples`, one an image in the order in which they are measured; None without prompts.
+
+    Errors: `--prompts` on a benchmark without them, and prompts that do not fit the images (exit 2).
+    """
+    asked = request.sample
+    if benchmark.text is None:
+        if asked.prompts is not None:
+            raise BadInputError(f"--prompts: benchmark {benchmark.name!r} is no text-to-image one")
+        return None
+    if request.samples is None:
+        return None
+    return given_prompts(request.samples, asked.n, asked.prompts, benchmark.text.prompts)

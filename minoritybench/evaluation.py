@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from minoritybench.engine.stage import run_stage
 from minoritybench.errors import BadInputError
-from minoritybench.evaluate_job import EvaluateJob, EvaluateRequest, prepare_job
+from minoritybench.evaluate_job import EvaluateJob, EvaluateRequest, prepare_job, prompts_of_samples
 from minoritybench.feature_metrics import REFERENCE
 from minoritybench.features import Space, metric_facts
 from minoritybench.features.cache import Crew, RealSide, all_real_sides
@@ -48,7 +48,7 @@ from minoritybench.records import (
 from minoritybench.request_options import build_request, field_names
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sampling import SampleOutcome, draw
-from minoritybench.sidecars import SHEET_IMAGES, write_sidecars
+from minoritybench.sidecars import SHEET_IMAGES, value_columns, write_sidecars
 from minoritybench.store import (
     Receipts,
     digest_of,
@@ -59,6 +59,7 @@ from minoritybench.store import (
     sha256_file,
     write_text,
 )
+from minoritybench.text_metrics import text_choices
 
 RECORD_FILE = "record.json"
 
@@ -136,11 +137,14 @@ def _draw(job: EvaluateJob) -> Samples:
 def _existing(job: EvaluateJob, folder: Path) -> Samples:
     """Images made elsewhere, as one group."""
     given = read_samples(open_samples(folder, job.request.sample.n))
+    prompts = prompts_of_samples(job.request, job.benchmark)
+    rows = given.rows
+    if prompts is not None:
+        rows = [{**row, "prompt": text} for row, text in zip(rows, prompts.texts, strict=True)]
     (width, height), expected = given.size, job.benchmark.image_size
     odd = [f"given samples have {width} x {height} px, the benchmark's images {expected}"]
-    return Samples(
-        given.images, given.rows, 0.0, {}, [], 0, given.warnings + odd * ((width, height) != (expected,) * 2)
-    )
+    warnings = given.warnings + odd * ((width, height) != (expected,) * 2)
+    return Samples(given.images, rows, 0.0, {}, [], 0, warnings)
 
 
 def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
@@ -155,6 +159,8 @@ def _measure(job: EvaluateJob, samples: Samples) -> tuple[dict[str, NDArray[Any]
         threads=job.judges.threads,
         minmax_stretch=job.request.minmax_stretch,
         batch_size=job.request.sample.batch_size,
+        text=tuple(text_choices(job.benchmark)),
+        prompts=tuple(row["prompt"] for row in samples.rows) if job.text else (),
     )
     facts = run_stage(
         measure_shard,
@@ -175,7 +181,7 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
     crew = Crew(request.sample.device, request.workers, request.sample.engine, request.sample.batch_size)
     real = all_real_sides(reference, wanted_spaces(benchmark), job.extractors, job.judges.threads, crew)
     facts = {name: metric_facts(extractor) for name, extractor in job.extractors.items()}
-    plans = plan_metrics(benchmark, reference, real, facts, job.judges)
+    plans = plan_metrics(benchmark, reference, real, facts, job.judges, job.text)
     groups = _by_seed(samples, measured)
     treatment = {"minmax_stretch": True} if job.request.minmax_stretch else {}
     metrics, undefined = metric_records(plans, groups, treatment)
@@ -209,7 +215,11 @@ def _record(job: EvaluateJob, samples: Samples, measured: Mapping[str, NDArray[A
         environment=environment(job.request.sample.device),
         cost=_cost(samples, count),
         artifacts=write_sidecars(
-            job.out, first_pixels(samples.images, SHEET_IMAGES), samples.rows, tuple(job.judges.weights), measured
+            job.out,
+            first_pixels(samples.images, SHEET_IMAGES),
+            samples.rows,
+            value_columns(job.judges.weights, job.text),
+            measured,
         ),
         tolerance=benchmark.tolerance,
         warnings=[

@@ -31,6 +31,7 @@ from minoritybench.metrics.kid import SUBSETS
 from minoritybench.metrics.manifold import DEFAULT_K, RARITY_K
 from minoritybench.metrics.neighbours import AVGKNN_K, LOF_K, avgknn, local_outlier_factor, lof, mean_neighbour_distance
 from minoritybench.records import BenchmarkSpec, MetricChoice
+from minoritybench.text_metrics import TEXT_METRICS, TextChoice, text_choice
 
 REFERENCE, TRAINING = "reference set", "training split"
 
@@ -180,9 +181,10 @@ class Chosen:
 def chosen_metric(choice: MetricChoice, benchmark: BenchmarkSpec) -> Chosen:
     """Settle one entry of a benchmark's `metrics`. Error: an unknown name or a metric without features exits 2."""
     if choice.metric not in FEATURE_METRICS:
-        raise BadInputError(
-            f"benchmark {benchmark.name!r}: unknown metric {choice.metric!r}; known: {', '.join(FEATURE_METRICS)}"
-        )
+        known = ", ".join([*FEATURE_METRICS, *TEXT_METRICS])
+        raise BadInputError(f"benchmark {benchmark.name!r}: unknown metric {choice.metric!r}; known: {known}")
+    if choice.model is not None:
+        raise BadInputError(f"benchmark {benchmark.name!r}: {choice.metric} takes features, not a model")
     metric = FEATURE_METRICS[choice.metric]
     if choice.features is not None:
         space = Space(choice.features, choice.layer)
@@ -199,7 +201,15 @@ def chosen_metric(choice: MetricChoice, benchmark: BenchmarkSpec) -> Chosen:
 
 def chosen_metrics(benchmark: BenchmarkSpec) -> list[Chosen]:
     """All of a benchmark's metrics on features, in the order of its board."""
-    found = [chosen_metric(choice, benchmark) for choice in benchmark.metrics]
+    return [chosen for chosen in board_metrics(benchmark) if isinstance(chosen, Chosen)]
+
+
+def board_metrics(benchmark: BenchmarkSpec) -> list[Chosen | TextChoice]:
+    """All of a benchmark's metrics, on features and of image and prompt, in the order of its board."""
+    found = [
+        text_choice(choice, benchmark) if choice.metric in TEXT_METRICS else chosen_metric(choice, benchmark)
+        for choice in benchmark.metrics
+    ]
     names = [chosen.name for chosen in found]
     for name in names:
         if names.count(name) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minoritybench.data.prompts import Prompts, load_prompts
 from minoritybench.data.source import ImageDecodeError, ImageSource, SourceSpec, decode_rgb, open_source
 from minoritybench.errors import BadInputError
 from minoritybench.measure_shard import Selection
-from minoritybench.store import PLAN_FILE
+from minoritybench.store import PLAN_FILE, read_json
 
 SAMPLES_FOLDER = "samples"
+SAMPLES_FILE = "samples.json"
+"""The manifest of drawn images."""
 _ARCHIVES = {".zip": "zip", ".npz": "npz"}
 _BROKEN_NAMED = 5
 _LOSSY = "compression of one side alone moves Frechet distances strongly; save them as PNG"
@@ -35,7 +39,7 @@ class GivenSamples:
 def open_samples(path: Path, limit: int | None) -> ImageSource:
     """The images of `--samples`; of a folder that `evaluate` left, the drawn ones and not its sheet. Archives are read
     in place: nothing is unpacked, and nothing unpickled."""
-    place = path.resolve()
+    place = _images_at(path)
     kind = "folder"
     if place.is_file():
         kind = _ARCHIVES.get(place.suffix.lower(), "")
@@ -43,9 +47,62 @@ def open_samples(path: Path, limit: int | None) -> ImageSource:
             raise BadInputError(f"--samples {path}: give a folder of images, a .zip of them or an .npz with arr_0")
     elif not place.is_dir():
         raise BadInputError(f"--samples {path}: no such folder or archive of images")
-    elif (place / PLAN_FILE).is_file() and (place / SAMPLES_FOLDER).is_dir():
-        place = place / SAMPLES_FOLDER
     return open_source(SourceSpec(kind, str(place), None, limit))
+
+
+def given_prompts(path: Path, limit: int | None, asked: str | None, default: str) -> Prompts:
+    """A prompt for each image of `open_samples(path, limit)`, in that order.
+
+    By samples.json, where we drew the images; else line i of the file `asked` for, or of the `default` one, is that of
+    image i in natural order (`2.png` before `10.png`). Errors: as many lines as images there must be, and `asked` may
+    not contradict samples.json.
+    """
+    names = open_samples(path, None).ids
+    by_name = _manifest_prompts(_images_at(path), names)
+    if by_name is None:
+        prompts = load_prompts(asked or default)
+        if len(prompts.texts) != len(names):
+            raise BadInputError(
+                f"--samples {path}: {len(names)} images, but {prompts.name} has {len(prompts.texts)} prompts; name a"
+                " file of one line an image with --prompts"
+            )
+        by_name = dict(zip(sorted(names, key=_natural), prompts.texts, strict=True))
+        return Prompts(prompts.name, tuple(by_name[name] for name in names[:limit]))
+    texts = tuple(by_name[name] for name in names[:limit])
+    if asked is not None and not set(texts) <= set(load_prompts(asked).texts):
+        raise BadInputError(f"--prompts {asked}: {SAMPLES_FILE} beside the images names other prompts; leave it out")
+    return Prompts(SAMPLES_FILE, texts)
+
+
+def _images_at(path: Path) -> Path:
+    """The folder or archive itself; of what `evaluate` left, the folder of the drawn images."""
+    place = path.resolve()
+    drawn = (place / PLAN_FILE).is_file() and (place / SAMPLES_FOLDER).is_dir()
+    return place / SAMPLES_FOLDER if drawn else place
+
+
+def _manifest_prompts(place: Path, names: Sequence[str]) -> dict[str, str] | None:
+    """Prompt by image from samples.json in the folder, or above it where it holds one seed; None without such a file.
+    Error: an image that it does not list."""
+    for folder, prefix in ((place, ""), (place.parent, f"{place.name}/")):
+        path = folder / SAMPLES_FILE
+        if not path.is_file():
+            continue
+        rows = read_json(path)
+        try:
+            found = {str(row["file"]): str(row["prompt"]) for row in rows}
+        except (TypeError, KeyError):
+            raise BadInputError(f"{path} lists no prompts; it is not of text-to-image samples") from None
+        missing = [name for name in names if prefix + name not in found]
+        if missing:
+            raise BadInputError(f"{path} does not list {missing[0]}; remove the image, or move the file away")
+        return {name: found[prefix + name] for name in names}
+    return None
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts numbers in names by value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def read_samples(source: ImageSource) -> GivenSamples:

@@ -6,18 +6,22 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
 from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.measures import Arrays
 from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
 from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
-from minoritybench.report.board import board_markdown, current, tables_markdown
-from minoritybench.store import canonical_json, pretty_json, read_json, write_text
+from minoritybench.report.board import board_markdown, current, is_declared, tables_markdown
+from minoritybench.report.paired import Values
+from minoritybench.sidecars import PER_IMAGE_FILE, read_values
+from minoritybench.store import pretty_json, read_json, write_text
 
 RECORD_NAME = "record.json"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
@@ -33,7 +37,8 @@ def find_records(results: Path) -> list[Path]:
 def build(results: Path, out: Path) -> dict[Path, str]:
     """What every generated file should hold: one board a benchmark whose reference set is built, and the tables in the
     README beside `out`."""
-    records = [load_record(path) for path in find_records(results)]
+    folders = {path.parent: load_record(path) for path in find_records(results)}
+    records = list(folders.values())
     pages: dict[Path, str] = {}
     readme = out.parent / "README.md"
     text = _readme_text(readme)
@@ -41,11 +46,23 @@ def build(results: Path, out: Path) -> dict[Path, str]:
         benchmark = load_benchmark(name)
         if is_recipe_only(reference_folder(benchmark.reference_set)):
             continue  # nothing can have been measured against it
-        pages[out / f"{name}.md"] = board_markdown(benchmark, records)
-        text = _between_markers(text, name, tables_markdown(benchmark, records))
+        tables = _image_values(benchmark, {record.id: folder for folder, record in folders.items()})
+        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables)
+        text = _between_markers(text, name, tables_markdown(benchmark, records, tables))
     if readme.is_file():
         pages[readme] = text
     return pages
+
+
+def _image_values(benchmark: BenchmarkSpec, folders: Mapping[str, Path]) -> Values:
+    """Reads the values of a record's images from the table beside it, once."""
+
+    @cache
+    def by_id(name: str) -> Mapping[str, Arrays]:
+        folder = folders[name]
+        return read_values(load_record(folder / RECORD_NAME), benchmark, folder / PER_IMAGE_FILE)
+
+    return lambda record: by_id(record.id)
 
 
 def _readme_text(readme: Path) -> str:
@@ -224,13 +241,9 @@ def _between_markers(text: str, name: str, tables: str) -> str:
 
 def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> RunRecord:
     """The current unconditional record of a method at its declared settings."""
-    from minoritybench.methods import configure
-
-    wanted = canonical_json(configure(method, {}, benchmark).params)
     for record in current([load_record(path) for path in find_records(results)]):
         same = record.benchmark == benchmark.name and record.method.name == method
-        plain = record.encoder.guide == benchmark.guide and not record.sampling.class_conditional
-        if same and plain and canonical_json(record.method.params) == wanted:
+        if same and not record.sampling.class_conditional and is_declared(record, benchmark):
             return record
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")
 

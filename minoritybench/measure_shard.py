@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -25,12 +26,14 @@ from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import Encoder, micro_batch_of
 from minoritybench.errors import CheckFailedError
 from minoritybench.features import Extractor, Space, describe, load_extractor
+from minoritybench.metrics.text_image import TextImageScorer
 from minoritybench.microbatch import torch_threads
 from minoritybench.provenance import tool_record
 from minoritybench.rank_shard import as_unit_tensor, prepare_images
 from minoritybench.registry import user_code
 from minoritybench.scoring import Backoff, exact_scores
 from minoritybench.store import Receipts, atomic_path, sha256_bytes
+from minoritybench.text_metrics import TextChoice
 
 STAGE = "measure"
 FACTS = frozenset({"images", "tool"})
@@ -58,7 +61,8 @@ class Selection:
 class MeasurePlan:
     """What a worker needs: the images, the encoders that score them and the feature spaces they are described in.
 
-    `threads` is the torch thread count of networks that name none of their own. `batch_size` images are held at a time,
+    `text` are the metrics of image and prompt, whose `prompts` are one an image. `threads` is the torch thread count of
+    networks that name none of their own. `batch_size` images are held at a time,
     rounded up to whole micro-batches of every network (None: a shard), and change no result.
     """
 
@@ -71,6 +75,8 @@ class MeasurePlan:
     threads: int | None
     minmax_stretch: bool = False
     batch_size: int | None = None
+    text: tuple[TextChoice, ...] = ()
+    prompts: tuple[str, ...] = ()
 
     @property
     def shards(self) -> int:
@@ -85,10 +91,12 @@ class MeasurePlan:
 
 @dataclass(frozen=True)
 class _Judges:
-    """Everything opened for a plan: encoders, each with what fits in memory of it, and extractors."""
+    """Everything opened for a plan: encoders, each with what fits in memory of it, extractors, and scorers of image and
+    prompt by the key of their metric."""
 
     encoders: dict[str, tuple[Encoder, Backoff]]
     extractors: dict[str, Extractor]
+    scorers: dict[str, TextImageScorer]
 
     def images_at_a_time(self, requested: int | None) -> int:
         rows = [micro_batch_of(encoder) for encoder, _ in self.encoders.values()]
@@ -105,13 +113,10 @@ def score_key(encoder: str, mode: str) -> str:
 def measure_shard(plan: MeasurePlan, shard: int) -> None:
     """Measure the images of one shard."""
     tool = tool_record().model_dump()
-    judges = _opened(plan.encoders, plan.extractors, plan.device, plan.token)
+    judges = _opened(plan.encoders, plan.extractors, plan.text, plan.device, plan.token)
     last = min(len(plan.images), (shard + 1) * SHARD_SIZE)
     step = judges.images_at_a_time(plan.batch_size)
-    parts = [
-        _measured(plan, judges, _load(plan, start, min(start + step, last)))
-        for start in range(shard * SHARD_SIZE, last, step)
-    ]
+    parts = [_measured(plan, judges, start, min(start + step, last)) for start in range(shard * SHARD_SIZE, last, step)]
     file = measure_file(Path(plan.out), shard)
     with atomic_path(file) as part:
         save_file({key: np.concatenate([measured[key] for measured in parts]) for key in parts[0]}, part)
@@ -119,7 +124,8 @@ def measure_shard(plan: MeasurePlan, shard: int) -> None:
     Receipts(Path(plan.out), STAGE, plan.token).write(shard, [file], {"images": images, "tool": tool})
 
 
-def _measured(plan: MeasurePlan, judges: _Judges, images: list[LoadedImage]) -> dict[str, NDArray[Any]]:
+def _measured(plan: MeasurePlan, judges: _Judges, first: int, last: int) -> dict[str, NDArray[Any]]:
+    images = _load(plan, first, last)
     arrays: dict[str, NDArray[Any]] = {GREY: np.array([is_grey(image.pixels) for image in images], dtype=np.uint8)}
     tensors = [as_unit_tensor(image) for image in images]
     for name, extractor in judges.extractors.items():
@@ -130,6 +136,10 @@ def _measured(plan: MeasurePlan, judges: _Judges, images: list[LoadedImage]) -> 
             scores = exact_scores(encoder, prepare_images(encoder, images), backoff=backoff)
         arrays[score_key(name, "reference")] = scores.reference.numpy()
         arrays[score_key(name, "deflated")] = scores.deflated.numpy()
+    if judges.scorers:
+        pixels = torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2)
+        with torch_threads(plan.threads):
+            arrays |= {key: scorer(pixels, plan.prompts[first:last]) for key, scorer in judges.scorers.items()}
     return arrays
 
 
@@ -200,10 +210,13 @@ def _source(spec: SourceSpec, token: str) -> ImageSource:
 
 
 @lru_cache(maxsize=1)
-def _opened(encoders: tuple[str, ...], extractors: tuple[str, ...], device: str, token: str) -> _Judges:
+def _opened(
+    encoders: tuple[str, ...], extractors: tuple[str, ...], text: tuple[TextChoice, ...], device: str, token: str
+) -> _Judges:
     """Opened once a process."""
     opened = {name: load_encoder(name, device=device) for name in encoders}
     return _Judges(
         {name: (encoder, Backoff(encoder, device)) for name, encoder in opened.items()},
         {name: load_extractor(name, device) for name in extractors},
+        {choice.key: choice.open(device) for choice in text},
     )

@@ -6,27 +6,30 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minoritybench.errors import BadInputError
-from minoritybench.feature_metrics import TRAINING, Chosen, Real, chosen_metrics
-from minoritybench.features import Space
+from minoritybench.feature_metrics import TRAINING, Chosen, Real, board_metrics, chosen_metrics
+from minoritybench.features import Space, known_facts
 from minoritybench.measure_shard import score_key
 from minoritybench.metrics import MetricValue, mean_jepa_score, minority_share, t_interval
 from minoritybench.metrics.uncertainty import GROUPS, cut, delete_groups, jackknife_interval
-from minoritybench.records import BenchmarkSpec, MetricRecord, metric_id
+from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, metric_id
 from minoritybench.references import LoadedReference
 from minoritybench.registry import code_digests
 from minoritybench.store import digest_of
+from minoritybench.text_metrics import TextChoice, text_choices
 
 Arrays = Mapping[str, NDArray[Any]]
 Measure = Callable[[Arrays], MetricValue]
 RealSides = Mapping[tuple[str, Space], Real]
 """The real side by what it is measured against and the space."""
 
+NO_WEIGHTS: Mapping[str, str | None] = MappingProxyType({})
 OVER_IMAGES = "t over images"
 JACKKNIFE = f"delete-group jackknife over samples, {GROUPS} groups"
 _log = logging.getLogger(__name__)
@@ -61,6 +64,11 @@ class MetricPlan:
     ideal: Callable[[int], float | None] = field(default=lambda n: None)
     range: tuple[float, float] = (-math.inf, math.inf)
     required: bool = True
+
+    @property
+    def by_image(self) -> bool:
+        """Whether it follows from the values of the images, which per_image.parquet holds, and needs no features."""
+        return self.per_image is not None and not {"encoder", "model"}.isdisjoint(self.params)
 
 
 def metric_records(
@@ -143,12 +151,16 @@ def plan_metrics(
     real: RealSides,
     extractors: Mapping[str, Mapping[str, Any]],
     judges: Judges,
+    text: Mapping[str, str | None] = NO_WEIGHTS,
 ) -> list[MetricPlan]:
     """The metrics of a benchmark, in the order of its board; `extractors` gives what of each belongs to the parameters
-    (`minoritybench.features.metric_facts`). `real` is looked at only when a metric is measured."""
+    (`minoritybench.features.metric_facts`), `text` the weights of the models of image and prompt by the key of their
+    metric. `real` is looked at only when a metric is measured."""
     plans = [
-        _feature_plan(chosen, reference, real, extractors[chosen.space.extractor])
-        for chosen in chosen_metrics(benchmark)
+        _text_plan(chosen, text.get(chosen.key))
+        if isinstance(chosen, TextChoice)
+        else _feature_plan(chosen, reference, real, extractors[chosen.space.extractor])
+        for chosen in board_metrics(benchmark)
     ]
     plans += _score_plans(judges)
     return [*plans, *_share_plan(reference, judges)]
@@ -204,6 +216,18 @@ def _feature_plan(
     )
 
 
+def _text_plan(chosen: TextChoice, weights_sha256: str | None) -> MetricPlan:
+    def values(arrays: Arrays) -> NDArray[Any]:
+        return np.asarray(arrays[chosen.key])
+
+    def mean(arrays: Arrays) -> MetricValue:
+        found = values(arrays)
+        return MetricValue(float(found.mean()), params={"n_fake": len(found)})
+
+    params = {"model": chosen.model, "weights_sha256": weights_sha256}
+    return MetricPlan(chosen.name, "higher", params, mean, values, range=chosen.range, required=chosen.required)
+
+
 def _score_plans(judges: Judges) -> list[MetricPlan]:
     named = [
         ("JEPA-SCORE", judges.guide, "reference"),
@@ -254,6 +278,21 @@ def _mean_score(encoder: str, mode: str) -> Measure:
 def _scores(encoder: str, mode: str) -> Callable[[Arrays], NDArray[Any]]:
     key = score_key(encoder, mode)
     return lambda arrays: np.asarray(arrays[key])
+
+
+def recorded_plans(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> list[MetricPlan]:
+    """The metrics that a benchmark demands of a record with these judges; no real images are opened.
+
+    Error: weights that the record does not list.
+    """
+    encoder = record.encoder
+    absent = sorted({encoder.guide, *encoder.judges} - set(encoder.weights_sha256))
+    if absent:
+        raise BadInputError(f"encoder.weights_sha256 lacks {', '.join(absent)}")
+    judges = Judges(encoder.guide, tuple(encoder.judges), encoder.weights_sha256)
+    extractors = {name: known_facts(name) for name in extractor_names(benchmark)}
+    text = {choice.key: choice.known_digest() for choice in text_choices(benchmark)}
+    return plan_metrics(benchmark, reference, {}, extractors, judges, text)
 
 
 def extractor_names(benchmark: BenchmarkSpec) -> list[str]:

@@ -13,21 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from minoritybench.data.prompts import load_prompts
 from minoritybench.embedded.weights import shipped_digest
-from minoritybench.errors import BadInputError, MinorityBenchError
-from minoritybench.features import known_facts
-from minoritybench.measure_shard import MODES, score_key
-from minoritybench.measures import Arrays, Judges, MetricPlan, extractor_names, plan_metrics
+from minoritybench.errors import MinorityBenchError, MissingAssetError
+from minoritybench.measures import MetricPlan, recorded_plans
 from minoritybench.methods import check_known, configure
 from minoritybench.metrics import t_interval
-from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_benchmark, metric_id
+from minoritybench.records import (
+    BenchmarkSpec,
+    MetricRecord,
+    RunRecord,
+    TextSpec,
+    load_benchmark,
+    metric_id,
+    validated,
+)
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import lookup, resolve
-from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE
+from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_values
 from minoritybench.store import canonical_json, sha256_file
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -52,7 +56,7 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
     except MinorityBenchError as error:
         yield str(error)
         return
-    for part in (_origin_faults, _method_faults, _sampling_faults, _judge_faults, _metric_faults):
+    for part in (_origin_faults, _method_faults, _sampling_faults, _text_faults, _judge_faults, _metric_faults):
         try:
             yield from part(record, benchmark, reference)
         except MinorityBenchError as error:
@@ -130,7 +134,8 @@ def _method_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
             yield f"method.params.{key} is {params[key]!r}, which {name} would write as {method.params[key]!r}"
     if record.sampling.steps != benchmark.steps:
         yield f"sampling.steps is {record.sampling.steps}, the benchmark's are {benchmark.steps}"
-    spacing = f"{getattr(method.instance, 'spacing', '')}{benchmark.steps}"
+    own = getattr(method.instance, "spacing", "") if benchmark.text is None else record.sampling.text.get("spacing")
+    spacing = f"{own}{benchmark.steps}"
     if record.sampling.spacing != spacing:
         yield f"sampling.spacing is {record.sampling.spacing!r}, that of {name} is {spacing!r}"
 
@@ -148,6 +153,31 @@ def _sampling_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loa
     encoder_passes = sum(count for kind, count in cost.passes.items() if kind.startswith("encoder_"))
     if (cost.nfe, cost.encoder_passes) != (cost.passes.get("denoiser_forward", 0), encoder_passes):
         yield "cost.nfe and cost.encoder_passes are not those of cost.passes"
+
+
+def _text_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
+    """How a text-to-image chain ran is all there, and prompts of the benchmark's name are the benchmark's.
+
+    Other settings and prompts than its own are no fault: such a row is not ranked (`declared_text`). Prompts that are
+    not on this machine are taken as told; the per-image table has their digest, too.
+    """
+    text = record.sampling.text
+    if benchmark.text is None:
+        if text:
+            yield "sampling.text is there, and the benchmark has no prompts"
+        return
+    settings = {key: value for key, value in text.items() if key != "prompts_sha256"}
+    spec = validated(TextSpec, settings, "sampling.text")
+    if canonical_json(settings) != canonical_json(spec.model_dump(mode="json")):
+        yield "sampling.text lacks settings of the chain"
+    if spec.prompts != benchmark.text.prompts:
+        return
+    try:
+        expected = load_prompts(benchmark.text.prompts).first(record.sampling.n).sha256
+    except MissingAssetError:
+        return
+    if text.get("prompts_sha256") != expected:
+        yield f"sampling.text.prompts_sha256 is not that of the first {record.sampling.n} prompts of {spec.prompts}"
 
 
 def _judge_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
@@ -171,7 +201,7 @@ def _judge_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loaded
 
 def _metric_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
     """The benchmark's metrics, each with an id, a direction, a mean and an interval that follow from the rest."""
-    plans = {plan.name: plan for plan in _plans(record, benchmark, reference)}
+    plans = {plan.name: plan for plan in recorded_plans(record, benchmark, reference)}
     names = [metric.name for metric in record.metrics]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"metric {name!r} stands twice"
@@ -190,17 +220,6 @@ def _metric_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
         faults = _value_faults(metric, plans[metric.name].range, {str(seed) for seed in record.sampling.seeds})
         for fault in (*_plan_faults(metric, plans[metric.name], known), *faults):
             yield f"metric {metric.name!r} {fault}"
-
-
-def _plans(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> list[MetricPlan]:
-    """The metrics that the benchmark demands of a record with these judges."""
-    encoder = record.encoder
-    absent = sorted({encoder.guide, *encoder.judges} - set(encoder.weights_sha256))
-    if absent:
-        raise BadInputError(f"encoder.weights_sha256 lacks {', '.join(absent)}")
-    judges = Judges(encoder.guide, tuple(encoder.judges), encoder.weights_sha256)
-    extractors = {name: known_facts(name) for name in extractor_names(benchmark)}
-    return plan_metrics(benchmark, reference, {}, extractors, judges)
 
 
 def _plan_faults(metric: MetricRecord, plan: MetricPlan, known: Mapping[str, Any]) -> Iterator[str]:
@@ -237,48 +256,23 @@ def _value_faults(metric: MetricRecord, limits: tuple[float, float], seeds: set[
 
 
 def _score_faults(record: RunRecord, path: Path) -> Iterator[str]:
-    """Score metrics measured again from the per-image scores; what needs features cannot be."""
+    """Metrics measured again from the per-image values; what needs features cannot be."""
     benchmark = load_benchmark(record.benchmark)
-    groups = _per_seed_scores(record, path)
-    for plan in _plans(record, benchmark, load_reference_set(benchmark.reference_set)):
+    groups = read_values(record, benchmark, path)
+    for plan in recorded_plans(record, benchmark, load_reference_set(benchmark.reference_set)):
         metric = record.metric(plan.name)
-        if "encoder" not in plan.params or metric is None:
+        if metric is None or not plan.by_image:
             continue
         for seed, arrays in groups.items():
             measured = plan.measure(arrays)
-            if {**plan.params, **measured.params} != metric.params:
+            given = {**plan.params, **measured.params}
+            if "model" in given and given["weights_sha256"] is None:  # not shipped: only the record knows them
+                given["weights_sha256"] = metric.params.get("weights_sha256")
+            if given != metric.params:
                 yield f"metric {plan.name!r} has other params than {path.name} gives it"
             told = metric.per_seed.get(seed)
             if not _close(measured.value, told):
                 yield f"metric {plan.name!r} of seed {seed} is {told}, {path.name} gives {measured.value}"
-
-
-def _per_seed_scores(record: RunRecord, path: Path) -> dict[str, Arrays]:
-    """The score columns of a sidecar by seed, after a look at its shape; one line of error where it has another."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise BadInputError(f"sidecar {path.name} is not readable parquet: {error}") from error
-    scores = [score_key(name, mode) for name in (record.encoder.guide, *record.encoder.judges) for mode in MODES]
-    if table.column_names != ["seed", "index", "label", "sha256", *scores]:
-        raise BadInputError(f"sidecar {path.name} has other columns than the judges of the record give")
-    if not all(_holds_scores(table[name]) for name in scores):
-        raise BadInputError(f"sidecar {path.name}: scores must be finite float64 without gaps")
-    if table["label"].null_count != (0 if record.sampling.class_conditional else table.num_rows):
-        raise BadInputError(f"sidecar {path.name}: labels and sampling.class_conditional contradict each other")
-    seeds, n = record.sampling.seeds, record.sampling.n
-    found = zip(table["seed"].to_pylist(), table["index"].to_pylist(), strict=True)
-    if table.num_rows != n * len(seeds) or list(found) != [(seed, index) for seed in seeds for index in range(n)]:
-        raise BadInputError(f"sidecar {path.name} does not list every sample of every seed in order")
-    columns: dict[str, NDArray[np.float64]] = {name: table[name].to_numpy() for name in scores}
-    return {
-        str(seed): {name: column[position * n : (position + 1) * n] for name, column in columns.items()}
-        for position, seed in enumerate(seeds)
-    }
-
-
-def _holds_scores(column: pa.ChunkedArray) -> bool:
-    return column.type == pa.float64() and column.null_count == 0 and bool(np.isfinite(column.to_numpy()).all())
 
 
 def _is_moment(text: str) -> bool:

@@ -69,7 +69,8 @@ class MetricChoice(_Strict):
     """A metric on features that a benchmark shows: its preset name, or the name alone in its place.
 
     `features` and `layer` replace the preset's own features, `k` its neighbours; `against` says which real images it is
-    measured against. One that is not `required` may be absent from records that were filed before it was added.
+    measured against. `model` replaces the network of a metric of image and prompt, which takes none of these. One that
+    is not `required` may be absent from records that were filed before it was added.
     """
 
     metric: str
@@ -77,6 +78,7 @@ class MetricChoice(_Strict):
     features: str | None = None
     layer: str | None = None
     k: int | None = None
+    model: str | None = None
     against: Literal["reference set", "training split"] = "reference set"
     required: bool = True
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from minoritybench.engine.stage import run_stage
+from minoritybench.given_samples import SAMPLES_FILE
 from minoritybench.request_options import build_request
 from minoritybench.sample_job import SamplePlan, SampleRequest, make_plan
 from minoritybench.sample_shard import FACTS, STAGE, sample_shard
 from minoritybench.store import Receipts, folder_lock, open_output, write_text
-
-SAMPLES_FILE = "samples.json"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ _COMMANDS = {
     "prepare": ("minoritybench.cli.prepare", "Build what a method needs before it can sample: scores, classifiers."),
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
     "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
+    "gallery": ("minoritybench.cli.gallery", "A page of samples: a row a prompt, a column a method."),
     "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
     "list": ("minoritybench.cli.listing", "List datasets, encoders, methods and the other registered names."),

@@ -38,9 +38,10 @@ def command(
     \b
     Example: minoritybench sample --method bns --n 64 --seed 0 --out samples
     """
+    from minoritybench.given_samples import SAMPLES_FILE
     from minoritybench.methods import parse_settings
     from minoritybench.sample_job import SampleRequest, make_plan
-    from minoritybench.sampling import SAMPLES_FILE, draw
+    from minoritybench.sampling import draw
     from minoritybench.store import folder_lock, open_output, pretty_json
 
     plan, facts = make_plan(

@@ -6,8 +6,11 @@ all: values of ViT-B/16 and of ViT-L/14 do not compare. Prompts are cut at 77 to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,15 +30,45 @@ from minoritybench.metrics.text_image import (
     projected,
 )
 from minoritybench.metrics.value import MetricValue
+from minoritybench.microbatch import torch_threads
+from minoritybench.store import sha256_file
 
-MODELS = {
-    "clip-b16": ("openai/clip-vit-base-patch16", "600 MB"),
-    "clip-l14": ("openai/clip-vit-large-patch14", "1.7 GB"),
-}
-"""Backbones by name. Published text-to-image values near 31 fit B/16; torchmetrics' default is L/14."""
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer_config.json", "vocab.json", "merges.txt")
 PROCESSOR_FILES = ("preprocessor_config.json", *TOKENIZER_FILES)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`find(name)` gives the weight file, with the folder's small files checked to lie beside it; `threads` are the
+    torch threads that the values of a small network belong to."""
+
+    find: Callable[[str], Path]
+    threads: int | None = None
+
+
+def _published(repo: str, size: str) -> Backbone:
+    def find(name: str) -> Path:
+        weights = first_here(name, *(WeightFile(repo, file, size) for file in WEIGHT_FILES))
+        folder_of(name, weights, repo, ("config.json", *PROCESSOR_FILES))
+        return weights
+
+    return Backbone(find)
+
+
+def _embedded(name: str) -> Path:
+    folders = import_module("minoritybench.embedded.t2i.folders")  # only where it is asked for
+    folder: Path = folders.clip_folder()
+    return folder / WEIGHT_FILES[0]
+
+
+MODELS = {
+    "clip-b16": _published("openai/clip-vit-base-patch16", "600 MB"),
+    "clip-l14": _published("openai/clip-vit-large-patch14", "1.7 GB"),
+    "digits-clip": Backbone(_embedded, threads=1),
+}
+"""Backbones by name. Published text-to-image values near 31 fit B/16; torchmetrics' default is L/14."""
+EMBEDDED = frozenset({"digits-clip"})
 
 
 def clip_score(*, fake: Tensor, prompts: Sequence[str], scorer: TextImageScorer) -> MetricValue:
@@ -49,12 +82,16 @@ def open_clip_score(name: str = "clip-b16", device: str = "cpu") -> ClipScorer:
         raise BadInputError(f"unknown CLIPScore model {name!r}; known: {', '.join(MODELS)}")
     from transformers import CLIPProcessor
 
-    repo, size = MODELS[name]
-    weights = first_here(name, *(WeightFile(repo, file, size) for file in WEIGHT_FILES))
-    folder = folder_of(name, weights, repo, ("config.json", *PROCESSOR_FILES))
-    model = clip_architecture(folder)
+    weights = MODELS[name].find(name)
+    model = clip_architecture(weights.parent)
     digest = load_tensors(model, weights, name, without_positions)
-    return ClipScorer(name, model.to(device), CLIPProcessor.from_pretrained(folder, local_files_only=True), digest)
+    processor = CLIPProcessor.from_pretrained(weights.parent, local_files_only=True)
+    return ClipScorer(name, model.to(device), processor, digest, MODELS[name].threads)
+
+
+def embedded_digest(name: str) -> str | None:
+    """SHA-256 of the weights of a shipped backbone; None for one that is not embedded."""
+    return sha256_file(MODELS[name].find(name)) if name in EMBEDDED else None
 
 
 def clip_architecture(folder: Any) -> nn.Module:
@@ -73,8 +110,10 @@ def without_positions(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 class ClipScorer:
     """torchmetrics' CLIPScore, one image at a time: it gives means only, and so a value depends on no other image."""
 
-    def __init__(self, name: str, model: nn.Module, processor: Any, weights_sha256: str | None) -> None:
-        self.name, self.weights_sha256 = name, weights_sha256
+    def __init__(
+        self, name: str, model: nn.Module, processor: Any, weights_sha256: str | None, threads: int | None = None
+    ) -> None:
+        self.name, self.weights_sha256, self.threads = name, weights_sha256, threads
         self._wrapped, self._processor = _Unwrapped(model), processor
         self._device = next(model.parameters()).device
 
@@ -85,7 +124,7 @@ class ClipScorer:
         check_pairs(images, prompts)
         loaded: Any = (self._wrapped, self._processor)
         score = partial(published, model_name_or_path=lambda: loaded)
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads(self.threads):
             values = [
                 float(score(image.to(self._device), prompt)) for image, prompt in zip(images, prompts, strict=True)
             ]

@@ -147,6 +147,7 @@ class ImageRewardScorer:
     """The model in float32, in fixed micro-batches."""
 
     name = NAME
+    threads: int | None = None
 
     def __init__(self, model: RewardModel, tokenizer: Any, weights_sha256: str | None) -> None:
         self.weights_sha256 = weights_sha256

@@ -67,6 +67,7 @@ class PickScorer:
     """transformers' CLIPModel in float32, in fixed micro-batches."""
 
     name = NAME
+    threads: int | None = None
 
     def __init__(self, model: nn.Module, images: Any, tokenizer: Any, weights_sha256: str | None) -> None:
         self.weights_sha256 = weights_sha256

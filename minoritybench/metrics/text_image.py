@@ -23,10 +23,12 @@ Values = NDArray[np.float64]
 
 
 class TextImageScorer(Protocol):
-    """A loaded model: its `name`, the digest of its weights, and a value for each of `(B, 3, H, W)` uint8 images."""
+    """A loaded model: its `name`, the digest of its weights, the torch `threads` its values belong to (None: those of
+    the process), and a value for each of `(B, 3, H, W)` uint8 images."""
 
     name: str
     weights_sha256: str | None
+    threads: int | None
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Values:
         """Values `(B,)`, independent of what else is in the batch."""

@@ -65,8 +65,28 @@ def cut(interval: tuple[float, float], within: tuple[float, float]) -> tuple[flo
     return float(low), float(high)
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of `ours - theirs` over images drawn from the same prompt and noise, with a 95 % t-interval."""
-    if len(ours) != len(theirs):
-        raise BadInputError(f"{len(ours)} values cannot be paired with {len(theirs)}")
-    return t_interval(list(np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)))
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], units: Sequence[Any] | None = None
+) -> tuple[float, float | None, float | None]:
+    """Mean of `ours - theirs` over images drawn from the same prompt and noise, with a 95 % t-interval.
+
+    Images of one prompt are alike in what a method does to them, so pairs are not independent: with `units`, the prompt
+    of each pair, prompts are. With e_i the deviation of difference i from the mean of all N, and G prompts,
+    `SE^2 = G / (G - 1) sum_g (sum_{i in g} e_i)^2 / N^2` with G - 1 degrees of freedom (Liang and Zeger 1986): where
+    every prompt has as many pairs, exactly the t-interval over the means of the prompts.
+    """
+    if len(ours) != len(theirs) or (units is not None and len(units) != len(ours)):
+        raise BadInputError(f"{len(ours)} values cannot be paired with {len(theirs)}, of as many prompts")
+    differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    if units is None:
+        return t_interval(list(differences))
+    from scipy.stats import t
+
+    mean = float(differences.mean())
+    found, member = np.unique(np.asarray(units), return_inverse=True)
+    if len(found) < 2:
+        return mean, None, None
+    sums = np.bincount(member, weights=differences - mean)
+    error = (len(found) / (len(found) - 1) * float((sums**2).sum())) ** 0.5 / len(differences)
+    half = float(t.ppf(0.975, len(found) - 1)) * error
+    return mean, mean - half, mean + half

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from minoritybench.errors import BadInputError
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("minoritybench.report"),
@@ -14,6 +17,18 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+
+
+def generator_of(command: str) -> str:
+    """What the pages of a command say they were made by, in their meta element `generator`."""
+    return f"minoritybench {command}"
+
+
+def refuse_other_file(out: Path, command: str) -> None:
+    """A file that is there may be replaced only if it is such a page; anything else exits 2."""
+    marker = f'name="generator" content="{generator_of(command)}"'
+    if out.is_dir() or (out.is_file() and marker not in out.read_text("utf-8", errors="replace")[:2000]):
+        raise BadInputError(f"--out {out} is there and is no page of `minoritybench {command}`; choose another name")
 
 
 def render(template: str, **context: Any) -> str:

@@ -56,9 +56,13 @@ def interval_text(metric: MetricRecord) -> str:
     return f"[{metric.ci_low:.2f}, {metric.ci_high:.2f}]"
 
 
-def row_label(record: RunRecord, defaults: Mapping[str, Any] | None = None) -> str:
-    """The method, with the hyperparameters that differ from `defaults` (the benchmark's own, if given)."""
+def row_label(
+    record: RunRecord, defaults: Mapping[str, Any] | None = None, chain: Mapping[str, Any] | None = None
+) -> str:
+    """The method, with the hyperparameters that differ from `defaults` (the benchmark's own, if given), and the
+    settings of a text-to-image chain that differ from `chain`."""
     shown = {} if defaults is None else {k: v for k, v in record.method.params.items() if defaults.get(k) != v}
+    shown |= {} if chain is None else {k: v for k, v in record.sampling.text.items() if chain.get(k, v) != v}
     notes = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()]
     if record.method.preset not in ("reference", "none"):
         notes.insert(0, f"preset={record.method.preset}")
