@@ -9,12 +9,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minoritybench.data.prompts import load_prompts
+from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.embedded.weights import shipped_digest
 from minoritybench.errors import MinorityBenchError, MissingAssetError
 from minoritybench.measures import MetricPlan, recorded_plans
@@ -34,6 +36,7 @@ from minoritybench.registry import lookup, resolve
 from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_values
 from minoritybench.store import canonical_json, sha256_file
 
+_SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 
@@ -106,11 +109,18 @@ def _origin_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
     yield from _generator_faults(record, benchmark)
 
 
+@lru_cache
+def _shipped_generator(name: str) -> tuple[str, str]:
+    """Digest and precision of a generator that is part of the package."""
+    generator: DiffusionModel = resolve("generators", name)(name)
+    return generator.weights_sha256, generator.dtype
+
+
 def _generator_faults(record: RunRecord, benchmark: BenchmarkSpec) -> Iterator[str]:
     if record.generator.name != benchmark.generator:
         yield f"generator {record.generator.name!r} is not the benchmark's {benchmark.generator!r}"
-    elif (shipped := shipped_digest(benchmark.generator)) is not None:
-        dtype = resolve("generators", benchmark.generator)(benchmark.generator).dtype
+    elif benchmark.generator in _SHIPPED_GENERATORS:
+        shipped, dtype = _shipped_generator(benchmark.generator)
         if record.generator.weights_sha256 != shipped:
             yield f"generator weights {_short(record.generator.weights_sha256)} are not the shipped {_short(shipped)}"
         if record.generator.dtype != dtype:

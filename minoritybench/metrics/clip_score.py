@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from minoritybench.embedded.t2i.folders import clip_folder
 from minoritybench.encoders.assets import WeightFile
 from minoritybench.encoders.module import load_tensors
 from minoritybench.errors import BadInputError
@@ -57,9 +57,7 @@ def _published(repo: str, size: str) -> Backbone:
 
 
 def _embedded(name: str) -> Path:
-    folders = import_module("minoritybench.embedded.t2i.folders")  # only where it is asked for
-    folder: Path = folders.clip_folder()
-    return folder / WEIGHT_FILES[0]
+    return clip_folder() / WEIGHT_FILES[0]
 
 
 MODELS = {

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-import minoritybench.embedded
 from minoritybench.diffusion.diffusers_files import network_with, open_network, public_name, refuse_misfit
 from minoritybench.diffusion.latent.files import PUBLISHED, SDXL, PipelineFiles, Published, locate, named
 from minoritybench.diffusion.latent.model import LatentModel, Parts
 from minoritybench.diffusion.latent.prompts import TextTower
-from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.embedded.t2i.folders import pipeline_folder
+from minoritybench.errors import BadInputError
 from minoritybench.store import read_json
 
 _FAMILY = "latent:"
-_EMBEDDED = "digits-sd"
+EMBEDDED = "digits-sd"
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -32,7 +32,7 @@ def load_latent(name: str, *, device: str = "cpu", dtype: str = "float32", compi
         raise BadInputError(f"--dtype {dtype}: {name} runs in {', '.join(_DTYPES)}")
     if dtype == "float16" and torch.device(device).type == "cpu":
         raise BadInputError(f"--dtype float16: {name} runs in it on a GPU only; take bfloat16 on a CPU")
-    if compile and name == _EMBEDDED:
+    if compile and name == EMBEDDED:
         raise BadInputError(f"--compile: {name} is too small to gain, and its images are promised bit for bit")
     published = _published(name)
     files = locate(name, published)
@@ -46,15 +46,9 @@ def load_latent(name: str, *, device: str = "cpu", dtype: str = "float32", compi
 def _published(name: str) -> Published:
     if name in PUBLISHED:
         return PUBLISHED[name]
-    if name != _EMBEDDED:
+    if name != EMBEDDED:
         return named(name, name.removeprefix(_FAMILY))
-    folder = Path(minoritybench.embedded.__file__).parent / "t2i" / "pipeline"
-    if not (folder / "model_index.json").is_file():
-        raise MissingAssetError(
-            f"embedded weights are missing: {folder} holds no pipeline;"
-            f" `python -m minoritybench.embedded.t2i.train --out {folder.parent}` rebuilds it there"
-        )
-    return named(name, str(folder))
+    return named(name, str(pipeline_folder()))
 
 
 def _open(name: str, files: PipelineFiles, published: Published) -> Parts:
