@@ -42,6 +42,13 @@ def test_entries_that_cannot_be_are_one_line(metrics: list[Any], said: str) -> N
         board_metrics(text_benchmark(*metrics))
 
 
+def test_the_shipped_clip_is_known_by_its_digest_and_opens_on_one_thread() -> None:
+    (choice,) = text_choices(load_benchmark("digits-t2i"))
+    scorer = choice.open("cpu")
+    assert (choice.key, scorer.threads) == ("text/CLIPScore/digits-clip", 1)
+    assert scorer.weights_sha256 == choice.known_digest()
+
+
 def test_benchmarks_without_prompts_have_none() -> None:
     spec = load_benchmark("digits").model_copy(update={"metrics": text_benchmark("CLIPScore").metrics})
     with pytest.raises(BadInputError, match="compares images with prompts"):
