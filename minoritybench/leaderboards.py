@@ -18,7 +18,7 @@ from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
 from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
-from minoritybench.report.board import board_markdown, current, is_declared, tables_markdown
+from minoritybench.report.board import board_markdown, current, is_declared, summary_markdown
 from minoritybench.report.paired import Values
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
@@ -35,8 +35,8 @@ def find_records(results: Path) -> list[Path]:
 
 
 def build(results: Path, out: Path) -> dict[Path, str]:
-    """What every generated file should hold: one board a benchmark whose reference set is built, and the tables in the
-    README beside `out`."""
+    """What every generated file should hold: one board a benchmark whose reference set is built, and the first table of
+    those that the README beside `out` has markers for."""
     folders = {path.parent: load_record(path) for path in find_records(results)}
     records = list(folders.values())
     pages: dict[Path, str] = {}
@@ -48,7 +48,7 @@ def build(results: Path, out: Path) -> dict[Path, str]:
             continue  # nothing can have been measured against it
         tables = _image_values(benchmark, {record.id: folder for folder, record in folders.items()})
         pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables)
-        text = _between_markers(text, name, tables_markdown(benchmark, records, tables))
+        text = _between_markers(text, name, summary_markdown(benchmark, records))
     if readme.is_file():
         pages[readme] = text
     return pages

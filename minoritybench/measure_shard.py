@@ -40,7 +40,9 @@ FACTS = frozenset({"images", "tool"})
 SHARD_SIZE = 250
 MODES = ("reference", "deflated")
 GREY = "grey"
-"""Where a measurement file says of each image whether its channels are equal, uint8."""
+"""Where a measurement file says of each image whether it is grey, uint8."""
+_TINT = 16
+"""Levels of 256 between channels that still pass as grey."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ def load_measurements(plan: MeasurePlan) -> dict[str, NDArray[Any]]:
 
 
 def is_grey(pixels: NDArray[np.uint8]) -> bool:
-    """Whether all three channels of `(H, W, 3)` are equal."""
-    return bool((pixels == pixels[..., :1]).all())
+    """Whether the three channels of `(H, W, 3)` differ by no more than the tint that a decoder leaves."""
+    return int((pixels.max(axis=2) - pixels.min(axis=2)).max()) <= _TINT
 
 
 def minmax_stretched(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

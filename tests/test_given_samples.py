@@ -14,6 +14,7 @@ import minoritybench
 from minoritybench.embedded.data import load_split
 from minoritybench.errors import BadInputError
 from minoritybench.given_samples import colour_warning, open_samples, read_samples
+from minoritybench.measure_shard import is_grey
 from minoritybench.records import RunRecord
 
 COUNT = 24
@@ -113,6 +114,13 @@ def test_colour_against_grey_is_told_either_way() -> None:
     assert "all reference images are greyscale" in colour_warning(colour, grey)[0]
     for fake, real in ((grey, grey), (colour, colour), (mixed, colour), (mixed, grey), (grey, mixed)):
         assert colour_warning(fake, real) == []
+
+
+@pytest.mark.parametrize(("tint", "grey"), [(0, True), (16, True), (17, False)])
+def test_a_decoders_tint_passes_as_grey(tint: int, grey: bool) -> None:
+    pixels = np.full((4, 4, 3), 100, dtype=np.uint8)
+    pixels[2, 1, 0] += tint
+    assert is_grey(pixels) is grey
 
 
 def test_coloured_samples_on_digits_are_told(tmp_path: Path) -> None:

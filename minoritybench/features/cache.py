@@ -43,7 +43,7 @@ from minoritybench.references import LoadedReference
 from minoritybench.registry import code_digests
 from minoritybench.store import Receipts, digest_of, folder_lock, open_output, sha256_file
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same plan would give other features."""
 _MOMENTS = "moments"
 _log = logging.getLogger(__name__)

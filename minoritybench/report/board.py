@@ -13,6 +13,8 @@ from minoritybench.report.paired import BASELINE, Values, difference_text, diffe
 from minoritybench.report.table import ARROWS, row_label
 from minoritybench.text_metrics import text_choices
 
+DECLARED = "Methods at their declared settings"
+
 
 @dataclass(frozen=True)
 class Column:
@@ -57,7 +59,7 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord], valu
         return "No measured row yet.\n"
     sections = []
     declared = [record for record in rows if is_declared(record, benchmark)]
-    for conditional, title in ((False, "Methods at their declared settings"), (True, "Class-conditional")):
+    for conditional, title in ((False, DECLARED), (True, "Class-conditional")):
         part = [record for record in declared if record.sampling.class_conditional == conditional]
         sections.append(_section(title, part, benchmark, ranked=True))
     if benchmark.text is not None and values is not None:
@@ -69,6 +71,13 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord], valu
         part = [record for record in other if record.encoder.guide == guide]
         sections.append(_section(f"Guide and judge `{guide}`, not ranked", part, benchmark, ranked=False))
     return "\n".join(section for section in sections if section)
+
+
+def summary_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> str:
+    """The first table alone, for the README: methods at their declared settings, without class labels."""
+    rows = current([record for record in records if record.benchmark == benchmark.name])
+    part = [r for r in rows if is_declared(r, benchmark) and not r.sampling.class_conditional]
+    return _section(DECLARED, part, benchmark, ranked=True) if part else "No measured row yet.\n"
 
 
 def _setting(record: RunRecord) -> tuple[str, ...]:
