@@ -30,7 +30,7 @@ from torch import Tensor
 
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.step import Method, StepContext
-from minoritybench.diffusion.text import Condition, PromptOptimisable, TextCondition, require_prompts
+from minoritybench.diffusion.text import Condition, PromptOptimisable, TextCondition, TextModel, require_prompts
 from minoritybench.errors import BadInputError
 from minoritybench.records import BenchmarkSpec
 
@@ -98,9 +98,9 @@ class MinorityPrompt(Method):
     def objective(self, step: StepContext) -> dict[str, Tensor]:
         """The loss's two discrepancies `(B,)` under the step's prompts, which optimisation raises."""
         labels = cast(TextCondition, step.labels)
-        base = step.model.encode_prompts(labels.prompts, 1.0)  # type: ignore[attr-defined]
-        with torch.no_grad():
-            return {"prompt discrepancy": self.discrepancy(step, labels.alone(), base, 0)}
+        base = cast(TextModel, step.model).encode_prompts(labels.prompts, 1.0)
+        with torch.no_grad():  # with a noise that no iteration sees
+            return {"prompt discrepancy": self.discrepancy(step, labels.alone(), base, self.iterations)}
 
     def discrepancy(self, step: StepContext, condition: TextCondition, base: TextCondition, iteration: int) -> Tensor:
         """`D(sg x0, x0') + lambda D(x0, sg x0')` `(B,)`: x0 the estimate under `condition`, x0' what the plain prompts

@@ -38,6 +38,7 @@ from minoritybench.store import canonical_json, sha256_file
 
 _SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_TABLE_TEXT = re.compile(r"[\w.:/@+,' -]*")
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 
 
@@ -142,6 +143,9 @@ def _method_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: Loade
             yield f"method.params has {key!r}, which {name} has not"
         elif canonical_json(params[key]) != canonical_json(method.params[key]):
             yield f"method.params.{key} is {params[key]!r}, which {name} would write as {method.params[key]!r}"
+    for key, value in {**params, **record.sampling.text}.items():
+        if isinstance(value, str) and not _TABLE_TEXT.fullmatch(value):
+            yield f"{key} is {value!r}, with characters that cannot stand in a table"
     if record.sampling.steps != benchmark.steps:
         yield f"sampling.steps is {record.sampling.steps}, the benchmark's are {benchmark.steps}"
     own = getattr(method.instance, "spacing", "") if benchmark.text is None else record.sampling.text.get("spacing")

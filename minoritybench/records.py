@@ -108,7 +108,7 @@ class TextSpec(_Strict):
     spacing: Literal["leading", "trailing"] = "leading"
     ending: Literal["x0", "diffusers"] = "x0"
     start: Literal["unit", "euler"] = "unit"
-    alpha_shift: Literal[0, 1] = 0
+    alpha_shift: int = Field(default=0, ge=0, le=1)
 
 
 class BenchmarkSpec(_Strict):

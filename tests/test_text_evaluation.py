@@ -175,6 +175,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
         (forged("sampling.text", {}), "sampling.text: prompts: Field required"),
         (forged("sampling.text.prompts_sha256", "0" * 64), "the prompts of seed 0 are not those of sampling.text"),
         (forged("sampling.text.ending", "soon"), "sampling.text: ending"),
+        (forged("sampling.text.prompts", "a | <img>"), "prompts is 'a | <img>', with characters that cannot stand"),
         (forged("sampling.spacing", "50"), "sampling.spacing is '50'"),
         (forge_sidecar(nudge(KEY)), "metric 'CLIPScore' of seed 0 is"),
         (forge_sidecar(lambda t: t.assign(prompt="a one")), "the prompts of seed 0"),

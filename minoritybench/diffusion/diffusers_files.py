@@ -29,7 +29,7 @@ def cached_snapshot(repo: str) -> Path | None:
 def public_name(name: str, family: str) -> str:
     """`family:FOLDER` by the folder's last part: where it lies is local knowledge. Other names stay as they are."""
     place = Path(name.removeprefix(family))
-    return f"{family}{place.resolve().name}" if place.is_dir() else name
+    return f"{family}{place.resolve().name}" if name.startswith(family) and place.is_dir() else name
 
 
 def open_network(name: str, kind: str, weights: Path) -> Any:

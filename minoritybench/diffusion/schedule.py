@@ -148,7 +148,10 @@ def respaced(betas: Table, timesteps: Sequence[int], *, end: float = 1.0, shift:
     the timestep before, as the published text-to-image code does, whose table has a 1 in front.
     """
     training: Table = np.cumprod(1.0 - betas, dtype=np.float64)
-    cumulative = np.append(np.ones(shift), training)[list(timesteps)]
+    training = np.append(np.ones(shift), training)[: len(betas)]
+    cumulative = training[list(timesteps)]
+    if cumulative[0] == 1:
+        raise BadInputError("alpha_shift=1: the chain visits timestep 0, before which there is no noise")
     previous = np.append(end, cumulative[:-1])
     chain_betas = 1 - cumulative / previous
     return Schedule(tuple(timesteps), betas=chain_betas, alphas_cumprod=cumulative, training=training, end=end)

@@ -129,10 +129,9 @@ class StepContext:
 
     def finite(self, gradient: Tensor) -> Tensor:
         """A gradient `(B, ...)` with zeros for images at which it is not finite: these are left alone at this step,
-        counted as `skipped_update` and logged, rather than ending the run."""
+        with a warning, rather than ending the run."""
         usable = finite_rows(gradient)
         if lost := int((~usable).sum()):
-            self.passes["skipped_update"] += lost
             _log.warning("step %d: %d images left alone, their gradient is not finite", self.index, lost)
         return torch.where(usable, gradient, 0.0)
 

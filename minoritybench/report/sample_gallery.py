@@ -84,7 +84,7 @@ def _load(folder: Path) -> DrawnRun:
         raise BadInputError(f"{folder} holds no finished output of `sample` or `evaluate --method`")
     plan, rows = read_json(folder / PLAN_FILE), read_json(images / SAMPLES_FILE)
     try:
-        listed = {(int(row["seed"]), int(row["index"])): row for row in rows}
+        listed = {(int(row["seed"]), int(row["index"])): row for row in rows if row["file"] and row["sha256"]}
         run = DrawnRun(folder, plan, images, listed)
         run.settings, run.plan["generator"]["name"]  # a plan without them is none of ours
     except (TypeError, KeyError, ValueError, AttributeError):
@@ -109,8 +109,11 @@ def _labels(runs: Sequence[DrawnRun]) -> list[str]:
     labels = []
     for run in runs:
         twins = [other.settings for other in runs if other.method == run.method]
+        chain = [other.settings for other in runs]  # how the chain ran is told whatever the method
         told = [
-            f"{key}={value}" for key, value in run.settings.items() if any(twin.get(key) != value for twin in twins)
+            f"{key}={value}"
+            for key, value in run.settings.items()
+            if any(other.get(key) != value for other in (chain if key in run.plan.get("text", {}) else twins))
         ]
         if twins.count(run.settings) > 1:
             told.append(run.folder.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,10 @@ from minoritybench.diffusion.schedule import respaced, scaled_linear_betas, trai
 from minoritybench.diffusion.step import Method, StepContext
 from minoritybench.diffusion.text import TextCondition
 from minoritybench.errors import BadInputError
+from minoritybench.methods import parse_settings
+from minoritybench.records import load_benchmark
 from minoritybench.rng import ImageStreams
+from minoritybench.text_run import open_text_run
 
 CHAIN = respaced(scaled_linear_betas(1000, 0.00085, 0.012), trailing_timesteps(1000, 4))
 
@@ -108,3 +112,21 @@ def test_methods_that_know_classes_refuse_prompts() -> None:
 
     with pytest.raises(BadInputError, match="conditioned on prompts"):
         chain(Classes())
+
+
+def test_chain_settings_come_as_text(tmp_path: Path) -> None:
+    prompts = tmp_path / "two.txt"
+    prompts.write_text("nine\nseventeen\n")
+    given = dict(parse_settings(("alpha_shift=1", "guidance_scale=3", "ending=diffusers"), "--chain"))
+    run = open_text_run(WordModel(), load_benchmark("sd15-coco"), 2, str(prompts), given)
+    assert run is not None
+    assert (run.spec.alpha_shift, run.spec.guidance_scale, run.spec.ending) == (1, 3.0, "diffusers")
+    assert run.prompts.texts == ("nine", "seventeen")
+
+
+@pytest.mark.parametrize("setting", ["alpha_shift=2", "guidance_scale=-1", "ending=early", "speed=2", "prompts=x"])
+def test_odd_chain_settings_are_refused(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("nine\n")
+    given = dict(parse_settings((setting,), "--chain"))
+    with pytest.raises(BadInputError, match=f"--chain.*{setting.partition('=')[0]}"):
+        open_text_run(WordModel(), load_benchmark("sd15-coco"), 1, str(tmp_path / "p.txt"), given)

@@ -52,6 +52,17 @@ def test_shift_takes_the_level_before() -> None:
     assert shifted.alphas_cumprod[1] == pytest.approx(0.27901, abs=5e-6)
 
 
+def test_a_shift_applies_to_every_level() -> None:
+    shifted = respaced(BETAS, [1, 499], shift=1)
+    assert shifted.training[0] == 1
+    assert np.array_equal(shifted.training[1:], respaced(BETAS, [0]).training[:-1])
+
+
+def test_a_shift_has_nothing_before_timestep_0() -> None:
+    with pytest.raises(BadInputError, match="alpha_shift=1: the chain visits timestep 0"):
+        respaced(BETAS, [0, 499], shift=1)
+
+
 def test_an_end_below_one_leaves_noise() -> None:
     chain = respaced(BETAS, [1, 21], end=0.99915)
     assert chain.alphas_cumprod_prev.tolist() == [0.99915, chain.alphas_cumprod[0]]

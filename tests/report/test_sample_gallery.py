@@ -77,6 +77,17 @@ def test_runs_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> No
     assert re.findall(r'scope="col">([^<]+)<', out.read_text()) == ["jepa (1.0)", "jepa (again)"]
 
 
+def test_chains_that_ran_differently_are_told_of_every_method(tmp_path: Path) -> None:
+    runs = [drawn(tmp_path / "a"), drawn(tmp_path / "b", "jepa")]
+    for run, scale in zip(runs, (2.0, 7.5), strict=True):
+        plan = json.loads((run / "plan.json").read_text())
+        plan["text"] = {"guidance_scale": scale, "ending": "x0"}
+        (run / "plan.json").write_text(json.dumps(plan))
+    write_sample_gallery(runs, tmp_path / "page.html", None, 1)
+    heads = re.findall(r'scope="col">([^<]+)<', (tmp_path / "page.html").read_text())
+    assert heads == ["ddim (guidance_scale=2.0)", "jepa (guidance_scale=7.5)"]
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -101,6 +112,9 @@ def test_faults_are_one_line(tmp_path: Path) -> None:
         write_sample_gallery([run, tmp_path], out, None, 3)
     (run / "seed-4" / "00001.png").write_bytes(b"")
     with pytest.raises(BadInputError, match=r"is not the image that samples\.json lists"):
+        write_sample_gallery([run], out, None, 3)
+    (run / "samples.json").write_text('[{"seed": 4, "index": 0}]')
+    with pytest.raises(BadInputError, match="is not one that minoritybench wrote"):
         write_sample_gallery([run], out, None, 3)
     (run / "plan.json").write_text('{"kind": "rank"}')
     with pytest.raises(BadInputError, match="is not one that minoritybench wrote"):

@@ -65,7 +65,12 @@ def read_chain(name: str, scheduler: dict[str, Any]) -> TrainingChain:
     """The chain of a scheduler_config.json, whichever scheduler it is of. Error: a chain or prediction that our loop
     does not run is one line (exit 2)."""
     facts = {**_DEFAULTS, **scheduler}
-    kind, length = facts["beta_schedule"], int(facts["num_train_timesteps"])
+    try:
+        length, offset = int(facts["num_train_timesteps"]), int(facts["steps_offset"])
+        first, last = float(facts["beta_start"]), float(facts["beta_end"])
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"{name}: its scheduler_config.json holds no numbers where it should: {error}") from error
+    kind = facts["beta_schedule"]
     odd = [key for key in ("thresholding", "rescale_betas_zero_snr", "trained_betas") if facts[key]]
     if facts["prediction_type"] not in _PREDICTIONS:
         odd.append(f"prediction_type {facts['prediction_type']!r}")
@@ -76,12 +81,11 @@ def read_chain(name: str, scheduler: dict[str, Any]) -> TrainingChain:
             f"{name}: its scheduler has {', '.join(odd)}; known are noise and v prediction over scaled_linear or linear"
             " betas"
         )
-    first, last = float(facts["beta_start"]), float(facts["beta_end"])
     betas = scaled_linear_betas(length, first, last) if kind == "scaled_linear" else np.linspace(first, last, length)
     return TrainingChain(
         kind=kind,
         betas=betas,
         predicts_v=facts["prediction_type"] == "v_prediction",
-        offset=int(facts["steps_offset"]),
+        offset=offset,
         diffusers_end=1.0 if facts["set_alpha_to_one"] else float(1.0 - betas[0]),
     )
