@@ -14,16 +14,18 @@ from pathlib import Path
 
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.measures import Arrays
+from minoritybench.published import load_published
 from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
-from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, current, is_declared, summary_markdown
 from minoritybench.report.paired import Values
+from minoritybench.report.published import published_page
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
 RECORD_NAME = "record.json"
+PUBLISHED_FOLDER = "published"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
 _FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
@@ -35,19 +37,18 @@ def find_records(results: Path) -> list[Path]:
 
 
 def build(results: Path, out: Path) -> dict[Path, str]:
-    """What every generated file should hold: one board a benchmark whose reference set is built, and the first table of
-    those that the README beside `out` has markers for."""
+    """What every generated file should hold: one board for each benchmark and for each file of figures from papers in
+    `published/` beside `results`, and the first table of those that the README beside `out` has markers for."""
     folders = {path.parent: load_record(path) for path in find_records(results)}
     records = list(folders.values())
-    pages: dict[Path, str] = {}
+    published = load_published(results.parent / PUBLISHED_FOLDER)
+    pages = {out / f"{name}.md": published_page(published[name]) for name in published}
     readme = out.parent / "README.md"
     text = _readme_text(readme)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
-        if is_recipe_only(reference_folder(benchmark.reference_set)):
-            continue  # nothing can have been measured against it
         tables = _image_values(benchmark, {record.id: folder for folder, record in folders.items()})
-        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables)
+        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables, published.get(name))
         text = _between_markers(text, name, summary_markdown(benchmark, records))
     if readme.is_file():
         pages[readme] = text

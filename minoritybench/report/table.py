@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minoritybench.records import MetricRecord, RunRecord
@@ -69,3 +69,8 @@ def row_label(
     if record.sampling.class_conditional:
         notes.append("class-conditional")
     return record.method.name + (f" ({', '.join(notes)})" if notes else "")
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """One row of a markdown table."""
+    return "| " + " | ".join(cells) + " |"
