@@ -58,7 +58,7 @@ def test_every_table_is_shipped_with_its_source() -> None:
 
 @pytest.mark.parametrize("part", ["Table 5a", "Table 5b"])
 def test_table_5_adds_up(part: str) -> None:
-    """The whole error is that of the SVD and that of the truncation, as far as was printed; the offset ratio follows."""
+    """The error is the SVD's plus the truncation's, to the digits printed, and the offset ratio follows."""
     for row in shipped_table("celeba64", part).rows:
         v = {name: value for name, value in row.values.items() if value is not None}
         assert v["JS-JSbar"] == pytest.approx(v["e_RSVD"] + v["e_Trunc"], abs=0.015)
