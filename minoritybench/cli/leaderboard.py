@@ -46,6 +46,12 @@ def build_command(results: Path, out: Path) -> None:
 @_results
 @_out
 @click.option(
+    "--against",
+    default=None,
+    metavar="REF",
+    help="A branch or commit: what it had filed where this work began must still be there, unedited.",
+)
+@click.option(
     "--remeasure",
     type=Registered("methods"),
     metavar="METHOD",
@@ -56,11 +62,13 @@ def build_command(results: Path, out: Path) -> None:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=None, help="The seed to remeasure. Default: the record's first."
 )
-def check_command(results: Path, out: Path, remeasure: str | None, benchmark: str, seed: int | None) -> None:
+def check_command(
+    results: Path, out: Path, against: str | None, remeasure: str | None, benchmark: str, seed: int | None
+) -> None:
     """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
     from minoritybench.leaderboards import check, find_records
 
-    faults = check(results, out)
+    faults = check(results, out, against)
     for fault in faults:
         click.echo(fault)
     if faults:

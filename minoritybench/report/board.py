@@ -12,7 +12,7 @@ from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord, load_p
 from minoritybench.references import PROTOCOL_FILE, is_recipe_only, load_reference_set, reference_folder
 from minoritybench.report.paired import BASELINE, Values, difference_text, differences, image_metrics
 from minoritybench.report.published import published_section
-from minoritybench.report.table import ARROWS, row_label, table_row
+from minoritybench.report.table import ARROWS, escaped, row_label, table_row
 from minoritybench.text_metrics import text_choices
 
 DECLARED = "Methods at their declared settings"
@@ -33,7 +33,7 @@ def current(records: Sequence[RunRecord]) -> list[RunRecord]:
     newest: dict[tuple[str, ...], RunRecord] = {}
     for record in sorted(records, key=lambda r: (r.created, r.id)):
         if record.id not in gone:
-            newest[_setting(record)] = record
+            newest[setting(record)] = record
     return [newest[key] for key in sorted(newest)]
 
 
@@ -78,7 +78,7 @@ def tables_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord], valu
     sections.append(_section("Other settings, not ranked", own, benchmark, ranked=False))
     for guide in sorted({record.encoder.guide for record in other} - {benchmark.guide}):
         part = [record for record in other if record.encoder.guide == guide]
-        sections.append(_section(f"Guide and judge `{guide}`, not ranked", part, benchmark, ranked=False))
+        sections.append(_section(f"Guide and judge `{escaped(guide)}`, not ranked", part, benchmark, ranked=False))
     return "\n".join(section for section in sections if section)
 
 
@@ -89,7 +89,8 @@ def summary_markdown(benchmark: BenchmarkSpec, records: Sequence[RunRecord]) -> 
     return _section(DECLARED, part, benchmark, ranked=True) if part else "No measured row yet.\n"
 
 
-def _setting(record: RunRecord) -> tuple[str, ...]:
+def setting(record: RunRecord) -> tuple[str, ...]:
+    """What a row of a board is told apart by: benchmark, method, guide, labels, hyperparameters and chain."""
     params = [f"{key}={value!r}" for key, value in sorted(record.method.params.items())]
     conditional = str(record.sampling.class_conditional)
     text = [f"{key}={value!r}" for key, value in sorted(record.sampling.text.items())]
@@ -117,7 +118,12 @@ def _section(title: str, records: Sequence[RunRecord], benchmark: BenchmarkSpec,
     if not records:
         return ""
     columns = _columns(records)
-    heads = ["method", *[f"{column.name} {ARROWS[column.direction]}" for column in columns], "ms/sample", "record"]
+    heads = [
+        "method",
+        *[f"{escaped(column.name)} {ARROWS[column.direction]}" for column in columns],
+        "ms/sample",
+        "record",
+    ]
     lines = [f"### {title}", "", table_row(heads), table_row(["---", *["---:"] * (len(heads) - 2), "---"])]
     marks = {column.id: _marks(column, records) if ranked else {} for column in columns}
     for record in records:
@@ -133,7 +139,7 @@ def _section(title: str, records: Sequence[RunRecord], benchmark: BenchmarkSpec,
 
 
 def _label(record: RunRecord, benchmark: BenchmarkSpec) -> str:
-    return row_label(record, _defaults(record, benchmark), row_chain(benchmark))
+    return escaped(row_label(record, _defaults(record, benchmark), row_chain(benchmark)))
 
 
 def _paired_section(declared: Sequence[RunRecord], benchmark: BenchmarkSpec, values: Values) -> str:
@@ -143,7 +149,7 @@ def _paired_section(declared: Sequence[RunRecord], benchmark: BenchmarkSpec, val
     if plain is None or not rows:
         return ""
     columns = [column for column in _columns([plain]) if column.id in image_metrics(plain, benchmark)]
-    heads = ["method", *[f"{column.name} {ARROWS[column.direction]}" for column in columns]]
+    heads = ["method", *_heads(columns)]
     lines = [f"### Difference to `{BASELINE}`, image by image", "", table_row(heads)]
     lines.append(table_row(["---", *["---:"] * len(columns)]))
     for record in rows:
@@ -168,6 +174,10 @@ def _columns(records: Sequence[RunRecord]) -> list[Column]:
         else Column(column.id, f"{column.name} #{column.id[:4]}", column.direction)
         for column in columns
     ]
+
+
+def _heads(columns: Sequence[Column]) -> list[str]:
+    return [f"{escaped(column.name)} {ARROWS[column.direction]}" for column in columns]
 
 
 def _marks(column: Column, records: Sequence[RunRecord]) -> dict[str, Callable[[str], str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minoritybench.published import PublishedBoard, PublishedColumn, PublishedTable
-from minoritybench.report.table import ARROWS, table_row
+from minoritybench.report.table import ARROWS, escaped, table_row
 
 HEADING = "## Published figures, not measured here"
 
@@ -36,7 +36,7 @@ def _table(table: PublishedTable) -> list[str]:
     heads = [table.head, *[f"{c.name} {ARROWS[c.better]}" if c.better else c.name for c in table.columns]]
     lines = [f"### {table.source}, {table.table}", "", _facts(table), ""]
     lines += [table_row(heads), table_row(["---", *["---:"] * len(table.columns)])]
-    lines += [table_row([row.label, *_cells(row.values, table.columns)]) for row in table.rows]
+    lines += [table_row([escaped(row.label), *_cells(row.values, table.columns)]) for row in table.rows]
     return [*lines, "", *[f"- {note}" for note in table.notes], *([""] if table.notes else [])]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,3 +75,8 @@ def row_label(
 def table_row(cells: Sequence[str]) -> str:
     """One row of a markdown table."""
     return "| " + " | ".join(cells) + " |"
+
+
+def escaped(text: str) -> str:
+    """A submitted text as a table cell shows it, letter by letter: no tag, no link, no further cell."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'").split())
