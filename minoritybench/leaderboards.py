@@ -266,10 +266,16 @@ def _between_markers(text: str, name: str, tables: str) -> str:
     return f"{head}{start}\n{tables}\n{end}{tail}" if opening and closing else text
 
 
+def shown_records(benchmark: BenchmarkSpec, results: Path) -> list[RunRecord]:
+    """Every record that is a row of a benchmark's board, in the board's order."""
+    records = [load_record(path) for path in find_records(results)]
+    return current([record for record in records if record.benchmark == benchmark.name])
+
+
 def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> RunRecord:
     """The current unconditional record of a method at its declared settings."""
-    for record in current([load_record(path) for path in find_records(results)]):
-        same = record.benchmark == benchmark.name and record.method.name == method
+    for record in shown_records(benchmark, results):
+        same = record.method.name == method
         if same and not record.sampling.class_conditional and is_declared(record, benchmark):
             return record
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")
