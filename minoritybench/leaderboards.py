@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import cache
 from itertools import zip_longest
@@ -14,16 +15,18 @@ from pathlib import Path
 
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.measures import Arrays
+from minoritybench.published import load_published
 from minoritybench.record_checks import content_faults, sidecar_faults
+from minoritybench.record_files import RECORD_NAME, history_faults, size_faults, stray_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
-from minoritybench.references import is_recipe_only, reference_folder
 from minoritybench.registry import entries
-from minoritybench.report.board import board_markdown, current, is_declared, summary_markdown
+from minoritybench.report.board import board_markdown, current, is_declared, setting, summary_markdown
 from minoritybench.report.paired import Values
+from minoritybench.report.published import published_page
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
-RECORD_NAME = "record.json"
+PUBLISHED_FOLDER = "published"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
 _FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
@@ -35,19 +38,18 @@ def find_records(results: Path) -> list[Path]:
 
 
 def build(results: Path, out: Path) -> dict[Path, str]:
-    """What every generated file should hold: one board a benchmark whose reference set is built, and the first table of
-    those that the README beside `out` has markers for."""
+    """What every generated file should hold: one board for each benchmark and for each file of figures from papers in
+    `published/` beside `results`, and the first table of those that the README beside `out` has markers for."""
     folders = {path.parent: load_record(path) for path in find_records(results)}
     records = list(folders.values())
-    pages: dict[Path, str] = {}
+    published = load_published(results.parent / PUBLISHED_FOLDER)
+    pages = {out / f"{name}.md": published_page(published[name]) for name in published}
     readme = out.parent / "README.md"
     text = _readme_text(readme)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
-        if is_recipe_only(reference_folder(benchmark.reference_set)):
-            continue  # nothing can have been measured against it
         tables = _image_values(benchmark, {record.id: folder for folder, record in folders.items()})
-        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables)
+        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables, published.get(name))
         text = _between_markers(text, name, summary_markdown(benchmark, records))
     if readme.is_file():
         pages[readme] = text
@@ -84,11 +86,16 @@ def write_boards(results: Path, out: Path) -> list[Path]:
     return changed
 
 
-def check(results: Path, out: Path) -> list[str]:
-    """Every fault of the records and every generated line that is not what the records say; empty when all is well."""
+def check(results: Path, out: Path, against: str | None = None) -> list[str]:
+    """Every fault of the records and every generated line that is not what the records say; empty when all is well.
+
+    `against` is a branch or commit: what it had filed when this work began must still be there, unedited.
+    """
     paths = find_records(results)
+    faults = [*(history_faults(results, against) if against else ()), *stray_faults(results, paths)]
     gone = _superseded(paths)
-    faults = [fault for path in paths for fault in record_faults(path, results, gone)]
+    faults += [fault for path in paths for fault in record_faults(path, results, gone)]
+    faults += _repeat_faults(paths, gone)
     if faults:
         return faults  # boards of faulty records would only repeat the news
     faults = [f"{path}: {fault}" for path, fault in _supersede_faults([(path, load_record(path)) for path in paths])]
@@ -103,6 +110,9 @@ def check(results: Path, out: Path) -> list[str]:
 def record_faults(path: Path, results: Path | None = None, superseded: frozenset[str] = frozenset()) -> list[str]:
     """What is wrong with one record file, a line each; `results` also checks that it lies where its content says, and
     `superseded` are the ids of records that no board shows any more."""
+    too_large = list(size_faults(path))
+    if too_large:
+        return [f"{path}: {fault}" for fault in too_large]
     try:
         record = load_record(path)
     except MinorityBenchError as error:
@@ -121,14 +131,31 @@ def record_faults(path: Path, results: Path | None = None, superseded: frozenset
     return [f"{path}: {_one_line(fault)}" for fault in faults]
 
 
-def _superseded(paths: Sequence[Path]) -> frozenset[str]:
-    """Ids that a readable record of the same benchmark and method takes the place of."""
+def _readable(paths: Sequence[Path]) -> list[tuple[Path, RunRecord]]:
+    """The records that are small enough and can be read; of the others `record_faults` tells."""
     records = []
     for path in paths:
-        try:
-            records.append((path, load_record(path)))
-        except MinorityBenchError:
-            continue  # told of by `record_faults`
+        with suppress(MinorityBenchError):
+            if not any(size_faults(path)):
+                records.append((path, load_record(path)))
+    return records
+
+
+def _repeat_faults(paths: Sequence[Path], superseded: frozenset[str]) -> Iterator[str]:
+    """One measurement makes one row: of records on the boards no two have the same setting and the same images."""
+    first: dict[tuple[str, ...], Path] = {}
+    for path, record in _readable(paths):
+        if record.id in superseded:
+            continue
+        images = [artifact.sha256 for artifact in record.artifacts if artifact.path == PER_IMAGE_FILE]
+        other = first.setdefault((*setting(record), *images), path)
+        if other != path:
+            yield f"{path}: a duplicate of {other}; to replace that record, supersede it"
+
+
+def _superseded(paths: Sequence[Path]) -> frozenset[str]:
+    """Ids that a readable record of the same benchmark and method takes the place of."""
+    records = _readable(paths)
     bad = {path for path, _ in _supersede_faults(records)}
     return frozenset(r.supersedes for path, r in records if r.supersedes is not None and path not in bad)
 
@@ -239,10 +266,16 @@ def _between_markers(text: str, name: str, tables: str) -> str:
     return f"{head}{start}\n{tables}\n{end}{tail}" if opening and closing else text
 
 
+def shown_records(benchmark: BenchmarkSpec, results: Path) -> list[RunRecord]:
+    """Every record that is a row of a benchmark's board, in the board's order."""
+    records = [load_record(path) for path in find_records(results)]
+    return current([record for record in records if record.benchmark == benchmark.name])
+
+
 def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> RunRecord:
     """The current unconditional record of a method at its declared settings."""
-    for record in current([load_record(path) for path in find_records(results)]):
-        same = record.benchmark == benchmark.name and record.method.name == method
+    for record in shown_records(benchmark, results):
+        same = record.method.name == method
         if same and not record.sampling.class_conditional and is_declared(record, benchmark):
             return record
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")

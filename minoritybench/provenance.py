@@ -22,11 +22,11 @@ _PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "prdc", "pillow", "trans
 def tool_record() -> ToolRecord:
     """Version, commit and whether the code differs from it; commit and dirty are None outside a git checkout."""
     root = Path(minoritybench.__file__).parent.parent
-    commit = _git(root, "rev-parse", "HEAD")
-    tracked = _git(root, "ls-files", "pyproject.toml")  # an installed copy inside someone else's repository is not ours
+    commit = git(root, "rev-parse", "HEAD")
+    tracked = git(root, "ls-files", "pyproject.toml")  # an installed copy inside someone else's repository is not ours
     if not commit or not tracked:
         return ToolRecord(version=minoritybench.__version__, commit=None, dirty=None)
-    changes = _git(root, "status", "--porcelain", "--", *_CODE)
+    changes = git(root, "status", "--porcelain", "--", *_CODE)
     return ToolRecord(version=minoritybench.__version__, commit=commit, dirty=changes is None or changes != "")
 
 
@@ -40,11 +40,11 @@ def made_by(tools: Iterable[Mapping[str, Any]]) -> ToolRecord:
     return now.model_copy(update={"dirty": True})
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git says in a folder, without surrounding white space; None where it fails or there is none."""
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

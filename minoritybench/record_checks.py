@@ -39,6 +39,7 @@ from minoritybench.store import canonical_json, sha256_file
 _SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TABLE_TEXT = re.compile(r"[\w.:/@+,' -]*")
+_MARKUP = re.compile(r"<[A-Za-z/!?][^\s>]{0,30}")
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 
 
@@ -52,6 +53,9 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
         yield "its id is not the digest of its content: it was edited"
     if canonical_json(document) != canonical_json(record.model_dump(mode="json")):
         yield "fields are left out or of another type than minoritybench writes"
+    for place, text in _texts(document):
+        if found := _MARKUP.search(text):
+            yield f"{place} holds markup, {found.group()!r}: text fields are plain text"
     if superseded:
         return
     try:
@@ -65,6 +69,19 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
             yield from part(record, benchmark, reference)
         except MinorityBenchError as error:
             yield str(error)
+
+
+def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a document with its field, keys of free-form fields among them."""
+    if isinstance(node, str):
+        yield place or "document", node
+    elif isinstance(node, dict):
+        for key, inner in node.items():
+            yield f"a key in {place or 'document'}", key
+            yield from _texts(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for number, inner in enumerate(node):
+            yield from _texts(inner, f"{place}.{number}")
 
 
 def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False) -> Iterator[str]:

@@ -20,6 +20,7 @@ from forged_records import (
     forge_sidecar,
     forged,
     nudge,
+    saved,
     tamper,
     write,
 )
@@ -29,6 +30,37 @@ from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
 from minoritybench.records import load_benchmark, load_record
+from minoritybench.report.board import board_markdown
+from minoritybench.store import sha256_file
+
+
+def pad(path: Path) -> None:
+    """White space that no digest covers."""
+    path.write_text(path.read_text() + " " * 2**20)
+
+
+def oversize(name: str, mebibytes: int):  # type: ignore[no-untyped-def]
+    """A file one byte above its limit, with a record that says so honestly."""
+
+    def change(path: Path) -> None:
+        sidecar = path.parent / name
+        sidecar.write_bytes(sidecar.read_bytes().ljust(mebibytes * 2**20 + 1, b"\0"))
+        document = json.loads(path.read_text())
+        (artifact,) = [artifact for artifact in document["artifacts"] if artifact["path"] == name]
+        artifact.update(bytes=sidecar.stat().st_size, sha256=sha256_file(sidecar))
+        write(path, document)
+
+    return change
+
+
+def file_again(path: Path) -> None:
+    """The same measurement under another id, in the folder of that id."""
+    record = load_record(path)
+    again = record.model_copy(update={"command": record.command + " --json"})
+    again = again.model_copy(update={"id": again.content_id()})
+    place = path.parents[3] / leaderboards.record_place(again)
+    shutil.copytree(path.parent, place)
+    saved(again, place / "record.json")
 
 
 @pytest.mark.parametrize(
@@ -82,6 +114,16 @@ from minoritybench.records import load_benchmark, load_record
         (forged("artifacts", []), "artifacts are none"),
         (forged("artifacts.0.path", "../../secret"), "artifacts are '../../secret'"),
         (forged("artifacts.0.bytes", 1), "the record says 1"),
+        (forged("command", "evaluate <script>alert(1)</script>"), "command holds markup, '<script'"),
+        (forged("warnings", ["see <img src=x onerror=alert(1)>"]), "warnings.0 holds markup, '<img'"),
+        (forged("environment.packages", {"<b>torch": "2"}), "a key in environment.packages holds markup"),
+        (forged("failures", [{"id": "1", "error": "<!-- x"}]), "failures.0.error holds markup"),
+        (pad, "record.json has 1,"),
+        (oversize("sheet.png", 4), "sheet.png has 4,194,305 bytes, more than the 4 MiB allowed"),
+        (oversize("per_image.parquet", 32), "per_image.parquet has 33,554,433 bytes, more than the 32 MiB allowed"),
+        (lambda path: (path.parent / "weights.bin").write_bytes(b"x"), "weights.bin: belongs to no record"),
+        (lambda path: (path.parent / "link").symlink_to("/etc/passwd"), "link: a link; records are files"),
+        (file_again, ": a duplicate of "),
         (forge_metric("recall", id="0" * 16), "not the digest of its name and params"),
         (forge_metric("recall", direction="lower"), "'recall' has direction 'lower'"),
         (forge_metric("FD (digits-pca20)", ci_low=0.0), "not the 95 % t-interval"),
@@ -106,6 +148,25 @@ def test_planted_faults_are_found(boards: Path, change, message: str) -> None:  
     change(filed(boards))
     faults = leaderboards.check(boards / "results", boards)
     assert any(message in fault for fault in faults), faults
+
+
+def test_a_record_that_supersedes_the_same_measurement_is_no_duplicate(boards: Path, small: Path) -> None:
+    old = load_record(filed(boards))
+    leaderboards.add(small / "record.json", boards / "results", supersedes=old.id)
+    leaderboards.write_boards(boards / "results", boards)
+    assert leaderboards.check(boards / "results", boards) == []
+
+
+def test_markup_is_refused_at_the_door_and_shown_as_text_where_it_got_in(boards: Path, small: Path) -> None:
+    """A comparison is no markup; a tag in a hyperparameter would be a cell of a board."""
+    path = filed(boards)
+    forged("command", "evaluate --set note='a < b, c<3'")(path)
+    assert not any("markup" in fault for fault in leaderboards.record_faults(path))
+    record = load_record(small / "record.json")
+    ddim = record.method.model_copy(update={"name": "ddim", "params": {"stochasticity": "<script>|[x](y)</script>"}})
+    page = board_markdown(load_benchmark("digits"), [record.model_copy(update={"method": ddim})])
+    assert "<script" not in page
+    assert "| ddim (stochasticity=&lt;script&gt;\\|\\[x](y)&lt;/script&gt;) |" in page
 
 
 def test_numbers_that_come_from_elsewhere_are_named_with_their_params(boards: Path) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from minoritybench.cli.options import Registered, benchmark_option
 from minoritybench.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from minoritybench.records import RunRecord
 
 _results = click.option(
     "--results",
@@ -20,6 +25,12 @@ _results = click.option(
 _out = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where boards go."
 )
+_ALL = "all"
+
+
+class _MethodOrAll(Registered):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == _ALL else super().convert(value, param, ctx)
 
 
 @click.group("leaderboard", short_help="Build, check and extend the leaderboards.")
@@ -46,21 +57,32 @@ def build_command(results: Path, out: Path) -> None:
 @_results
 @_out
 @click.option(
-    "--remeasure",
-    type=Registered("methods"),
-    metavar="METHOD",
+    "--against",
     default=None,
-    help="Also run METHOD again on one seed and compare with its record.",
+    metavar="REF",
+    help="A branch or commit: what it had filed where this work began must still be there, unedited.",
+)
+@click.option(
+    "--remeasure",
+    type=_MethodOrAll("methods"),
+    metavar="METHOD|all",
+    default=None,
+    help="Also run METHOD again on one seed, or every row of the board on all of theirs, and compare with the records.",
 )
 @benchmark_option("The benchmark to remeasure on.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=None, help="The seed to remeasure. Default: the record's first."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=None,
+    help="The one seed to remeasure. Default: the record's first; with `all` each of them.",
 )
-def check_command(results: Path, out: Path, remeasure: str | None, benchmark: str, seed: int | None) -> None:
+def check_command(
+    results: Path, out: Path, against: str | None, remeasure: str | None, benchmark: str, seed: int | None
+) -> None:
     """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
     from minoritybench.leaderboards import check, find_records
 
-    faults = check(results, out)
+    faults = check(results, out, against)
     for fault in faults:
         click.echo(fault)
     if faults:
@@ -82,25 +104,39 @@ def add_command(record: Path, results: Path, supersedes: str | None) -> None:
 
 
 def _remeasure(results: Path, benchmark_name: str, method: str, requested: int | None) -> None:
-    from minoritybench.evaluation import evaluate
-    from minoritybench.leaderboards import declared_record, drift
+    from minoritybench.leaderboards import declared_record, shown_records
     from minoritybench.records import load_benchmark
 
     benchmark = load_benchmark(benchmark_name)
-    record = declared_record(benchmark, method, results)
-    seed = record.sampling.seeds[0] if requested is None else requested
-    if seed not in record.sampling.seeds:
-        raise CheckFailedError(f"the record of {method} has the seeds {record.sampling.seeds}, not {seed}")
-    with tempfile.TemporaryDirectory() as folder:
-        again = evaluate(method, benchmark=benchmark_name, n=record.sampling.n, seeds=(seed,), out=Path(folder) / "run")
+    if method == _ALL:
+        records = shown_records(benchmark, results)
+        click.echo(f"{len(records)} rows on the board of {benchmark_name} to measure again")
+    else:
+        records = [declared_record(benchmark, method, results)]
     off = 0
-    for name, before, after, limit in drift(record, again, seed):
-        fits = abs(after - before) <= limit  # False for NaN: a metric that is gone does not fit
-        off += not fits
-        click.echo(
-            f"{'ok ' if fits else 'OFF'} {name:<36} recorded {before:10.4f}  now {after:10.4f}  allowed {limit:.4f}"
-        )
+    for record in records:
+        first = record.sampling.seeds if method == _ALL else record.sampling.seeds[:1]
+        off += _drifted(record, first if requested is None else [requested])
     if off:
-        raise CheckFailedError(
-            f"{off} metrics of {method}, seed {seed}, differ from record {record.id[:10]} beyond its tolerance"
-        )
+        raise CheckFailedError(f"{off} metrics differ from their records beyond the tolerance")
+
+
+def _drifted(record: RunRecord, seeds: Sequence[int]) -> int:
+    """Measure a record again and tell every metric of every seed; how many are off."""
+    from minoritybench.leaderboards import drift
+    from minoritybench.remeasure import measure_again
+    from minoritybench.report.table import row_label
+
+    if not set(seeds) <= set(record.sampling.seeds):
+        raise CheckFailedError(f"the record of {record.method.name} has the seeds {record.sampling.seeds}, not {seeds}")
+    with tempfile.TemporaryDirectory() as folder:
+        again = measure_again(record, seeds, Path(folder) / "run")
+    off = 0
+    for seed in seeds:
+        click.echo(f"{row_label(record, record.method.params)}, record {record.id[:10]}, seed {seed}")
+        for name, before, after, limit in drift(record, again, seed):
+            fits = abs(after - before) <= limit  # False for NaN: a metric that is gone does not fit
+            off += not fits
+            told = f"recorded {before:10.4f}  now {after:10.4f}  allowed {limit:.4f}"
+            click.echo(f"{'ok ' if fits else 'OFF'} {name:<36} {told}")
+    return off

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minoritybench.records import MetricRecord, RunRecord
@@ -69,3 +70,13 @@ def row_label(
     if record.sampling.class_conditional:
         notes.append("class-conditional")
     return record.method.name + (f" ({', '.join(notes)})" if notes else "")
+
+
+def table_row(cells: Sequence[str]) -> str:
+    """One row of a markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def escaped(text: str) -> str:
+    """A submitted text as a table cell shows it, letter by letter: no tag, no link, no further cell."""
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").replace("[", "\\[").replace("`", "'").split())

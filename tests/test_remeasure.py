@@ -1,0 +1,73 @@
+"""leaderboard check --remeasure: what the records say is what the code gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from forged_records import filed, forge_metric
+
+from minoritybench import leaderboards
+from minoritybench.cli.leaderboard import command
+from minoritybench.records import RunRecord, load_benchmark, load_record
+from minoritybench.remeasure import measure_again
+
+SHIPPED = Path(__file__).parents[1] / "leaderboards" / "results"
+
+
+def check(boards: Path, *options: str) -> tuple[int, str]:
+    arguments = ["check", "--results", str(boards / "results"), "--out", str(boards), *options]
+    result = CliRunner().invoke(command, arguments)
+    return result.exit_code, result.output
+
+
+def test_every_row_and_seed_is_measured_again(boards: Path) -> None:
+    code, output = check(boards, "--remeasure", "all")
+    assert code == 0
+    metrics = load_record(filed(boards)).metrics
+    assert output.count("\nok ") == 3 * len(metrics)
+    assert all(f"seed {seed}\n" in output for seed in (11, 12, 13))
+
+
+def test_one_seed_of_a_method_and_a_distance_that_is_not_so(boards: Path) -> None:
+    """The features behind a distance are not filed: only measuring again finds it."""
+    forge_metric("FD (digits-pca20)", per_seed={"11": 1.0, "12": 2.0, "13": 3.0})(filed(boards))
+    path = filed(boards)
+    path.parent.rename(boards / "results" / leaderboards.record_place(load_record(path)))
+    leaderboards.write_boards(boards / "results", boards)
+    assert check(boards)[0] == 0
+    code, output = check(boards, "--remeasure", "adm", "--seed", "12")
+    assert code == 1
+    (line,) = [line for line in output.splitlines() if line.startswith("OFF")]
+    assert "FD (digits-pca20)" in line
+    assert "recorded     2.0000" in line
+
+
+def test_an_empty_board_has_nothing_to_measure(boards: Path) -> None:
+    code, output = check(boards, "--remeasure", "all", "--benchmark", "celeba64")
+    assert code == 0
+    assert "0 rows on the board of celeba64" in output
+
+
+def test_shown_are_the_rows_of_the_board() -> None:
+    records = leaderboards.shown_records(load_benchmark("digits"), SHIPPED)
+    page = (SHIPPED.parent / "digits.md").read_text("utf-8")
+    assert len(records) == page.count("` |\n")
+    assert all(f"`{record.id[:10]}` |" in page for record in records)
+
+
+def test_everything_that_a_row_is_told_apart_by_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of every shipped row: method, all hyperparameters, labels and guide."""
+    calls: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        "minoritybench.remeasure.evaluate", lambda name, **options: calls.append({"name": name, **options})
+    )
+    records: list[RunRecord] = leaderboards.shown_records(load_benchmark("digits"), SHIPPED)
+    for record in records:
+        measure_again(record, [11], tmp_path)
+    for record, call in zip(records, calls, strict=True):
+        assert call["name"] == record.method.name
+        assert call["settings"] == {**record.method.params, "preset": record.method.preset}
+        assert (call["guide"], call["class_conditional"]) == (record.encoder.guide, record.sampling.class_conditional)
+        assert (call["n"], call["seeds"], call["generator"]) == (1000, (11,), "digits-ddpm")

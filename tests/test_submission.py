@@ -1,0 +1,93 @@
+"""SUBMITTING.md and the workflows name commands that exist; the workflows have no more rights than they need."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from minoritybench.cli import cli
+from minoritybench.record_files import LARGEST, MEBIBYTE
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SUBMITTING = (ROOT / "SUBMITTING.md").read_text("utf-8")
+
+
+def parse(line: str) -> None:
+    """Fails where a command or an option of the line does not exist; runs nothing."""
+    words = shlex.split(line)[1:]
+    command: click.Command = cli
+    context = click.Context(cli, info_name="minoritybench")
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, line
+        command = found
+    command.make_context("x", words, parent=context)
+
+
+def load(path: Path) -> dict[Any, Any]:
+    document: dict[Any, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return document
+
+
+def test_the_three_workflows_are_there() -> None:
+    assert [path.name for path in WORKFLOWS] == ["leaderboard.yml", "submission.yml", "tests.yml"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_reads_and_holds_no_secret(path: Path) -> None:
+    text, document = path.read_text("utf-8"), load(path)
+    assert document["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in document["jobs"].values())
+    assert "secrets." not in text
+    assert "pull_request_target" not in document[True]  # YAML reads the key `on` as true
+    for job in document["jobs"].values():
+        checkouts = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+        assert checkouts
+        assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_nothing_of_a_pull_request_is_pasted_into_a_script(path: Path) -> None:
+    """A title or branch name in `${{ }}` of a script would be run; values go through the environment."""
+    for job in load(path)["jobs"].values():
+        for step in job["steps"]:
+            assert re.findall(r"\$\{\{\s*(?!matrix\.)\w", step.get("run", "")) == []
+
+
+def test_submissions_are_checked_against_where_they_began() -> None:
+    document = load(ROOT / ".github" / "workflows" / "submission.yml")
+    assert list(document[True]) == ["pull_request"]
+    steps = document["jobs"]["check"]["steps"]
+    assert steps[0]["with"]["fetch-depth"] == 0
+    assert any("--against" in step.get("run", "") for step in steps)
+
+
+def test_tests_run_on_two_versions_of_python() -> None:
+    assert len(load(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]) == 2
+
+
+def test_commands_of_the_workflows_exist() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in WORKFLOWS)
+    lines = re.findall(r"^\s*(?:- run: |run: )?(minoritybench [^\n|]*)$", text, re.MULTILINE)
+    assert len(lines) == 4
+    for line in lines:
+        parse(line.replace("${{ matrix.benchmark }}", "digits"))
+
+
+def test_commands_of_the_guide_exist() -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", SUBMITTING, re.DOTALL)
+    inline = [text for text in re.findall(r"`(minoritybench leaderboard [^`]*)`", SUBMITTING) if "METHOD" not in text]
+    for line in [*block.strip().splitlines(), *inline]:
+        parse(" ".join(line.split()))
+
+
+def test_the_guide_tells_the_true_sizes() -> None:
+    for name, limit in LARGEST.items():
+        assert f"{name} {limit // MEBIBYTE} MiB" in SUBMITTING
