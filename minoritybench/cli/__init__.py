@@ -21,6 +21,7 @@ _COMMANDS = {
     "gallery": ("minoritybench.cli.gallery", "A page of samples: a row a prompt, a column a method."),
     "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
+    "doctor": ("minoritybench.cli.doctor", "What is installed, which weights are here, what each benchmark lacks."),
     "list": ("minoritybench.cli.listing", "List datasets, encoders, methods and the other registered names."),
 }
 
