@@ -89,6 +89,7 @@ def test_embedded_weights_that_are_gone_are_told(empty_hub: Path, monkeypatch: p
     assert "minoritybench.embedded.train" in gone["guide digits-jepa"]
 
 
+@pytest.mark.slow
 def test_it_says_what_evaluate_says(empty_hub: Path) -> None:
     """Each line of `doctor` stands in the one line that `evaluate` ends with."""
     with pytest.raises(MissingAssetError) as error:
@@ -129,6 +130,7 @@ def test_text_and_json_tell_the_same(empty_hub: Path) -> None:
     assert "    guide dinov2-vits14-reg: weights model.safetensors" in text
 
 
+@pytest.mark.slow
 def test_it_imports_no_library_of_networks() -> None:
     code = (
         "import sys; from minoritybench.doctor import diagnose; diagnose();"

@@ -19,6 +19,7 @@ _COMMANDS = {
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
     "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
     "gallery": ("minoritybench.cli.gallery", "A page of samples: a row a prompt, a column a method."),
+    "study": ("minoritybench.cli.study", "Ask people which of two methods' images they prefer, and count."),
     "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
     "doctor": ("minoritybench.cli.doctor", "What is installed, which weights are here, what each benchmark lacks."),
