@@ -24,7 +24,7 @@ from minoritybench.rng import derived_seed
 from minoritybench.store import digest_of, pretty_json, read_json, sha256_bytes, write_text
 
 COMMAND = "study build"
-KEY_KIND, ANSWERS_KIND = "minoritybench study key", "minoritybench study answers"
+ANSWERS_KIND = "minoritybench study answers"
 Side = Literal["left", "right"]
 Place = tuple[int, int]
 """Seed and index of an image."""
@@ -54,7 +54,7 @@ class StudyKey(_Strict):
     """What the page does not tell. `study` is the digest of what the page shows, so that answers find their key;
     `identical` counts the pairs that were left out because both runs drew the same image."""
 
-    kind: Literal["minoritybench study key"] = KEY_KIND
+    kind: Literal["minoritybench study key"] = "minoritybench study key"
     study: str
     order_seed: int
     methods: dict[Literal["A", "B"], str]

@@ -51,6 +51,9 @@ def test_embedded_benchmarks_are_ready_and_others_say_what_they_lack(empty_hub: 
         "images coco-captions",
         "prompts coco",
         "features vgg16-fc2",
+        "CLIPScore clip-b16",
+        "PickScore pickscore",
+        "ImageReward imagereward",
         "guide dinov2-vits14-reg",
         "judge metaclip-b16",
     }
