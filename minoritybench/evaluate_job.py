@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from minoritybench.data.prompts import Prompts, load_prompts
-from minoritybench.data.source import SourceSpec, open_source
+from minoritybench.data.prompts import Prompts
 from minoritybench.encoders import load_encoder
 from minoritybench.encoders.base import encoder_facts
 from minoritybench.engine import check_engine
@@ -19,6 +18,7 @@ from minoritybench.errors import BadInputError, MissingAssetError, all_or_absent
 from minoritybench.features import Extractor, extractor_facts, load_extractor
 from minoritybench.given_samples import given_prompts, open_samples
 from minoritybench.measures import Judges, extractor_names
+from minoritybench.presence import benchmark_parts
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import code_digests
@@ -126,19 +126,11 @@ def _prepared(request: EvaluateRequest) -> EvaluateJob:
 def _openers(request: EvaluateRequest) -> list[Callable[[], object]]:
     """Everything an evaluation opens, one by one."""
     benchmark = load_benchmark(request.sample.benchmark)
-    device, reference = request.sample.device, request.reference or benchmark.reference_set
-    encoders = dict.fromkeys([request.sample.guide or benchmark.guide, *benchmark.judges, *request.judges])
-    openers: list[Callable[[], object]] = [
-        lambda: _sample_facts(request),
-        lambda: load_reference_set(reference).source(),
-    ]
-    if reference == benchmark.reference_set:
-        openers.append(lambda: open_source(SourceSpec(benchmark.dataset, None, benchmark.split)))
-    if benchmark.text is not None:
-        openers.append(partial(load_prompts, request.sample.prompts or benchmark.text.prompts))
-    openers += [partial(load_extractor, name, device) for name in extractor_names(benchmark)]
-    openers += [partial(choice.open, device) for choice in text_choices(benchmark)]
-    return [*openers, *(partial(load_encoder, name, device=device) for name in encoders)]
+    asked = request.sample
+    parts = benchmark_parts(
+        benchmark, guide=asked.guide, judges=request.judges, reference=request.reference, prompts=asked.prompts
+    )
+    return [lambda: _sample_facts(request), *(partial(part.open, asked.device) for part in parts)]
 
 
 def _judges(request: EvaluateRequest, benchmark: BenchmarkSpec, reference: LoadedReference, own: bool) -> Judges:

@@ -61,10 +61,7 @@ def write_sidecars(
 def read_values(record: RunRecord, benchmark: BenchmarkSpec, path: Path) -> dict[str, Arrays]:
     """The values of a record's per_image.parquet by seed, and its prompts under `PROMPT`, after a look at its shape;
     one line of error where it has another."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise BadInputError(f"sidecar {path.name} is not readable parquet: {error}") from error
+    table = _read_parquet(path)
     text = [choice.key for choice in text_choices(benchmark) if record.metric(choice.name) is not None]
     values = value_columns([record.encoder.guide, *record.encoder.judges], text)
     told = [PROMPT] if record.sampling.text else []
@@ -87,6 +84,19 @@ def read_values(record: RunRecord, benchmark: BenchmarkSpec, path: Path) -> dict
         if digest_of([str(prompt) for prompt in arrays[PROMPT]]) != record.sampling.text.get("prompts_sha256"):
             raise BadInputError(f"sidecar {path.name}: the prompts of seed {seed} are not those of sampling.text")
     return groups
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The whole per_image.parquet, a row an image. Error: an unreadable file exits 2."""
+    table: pd.DataFrame = _read_parquet(path).to_pandas()
+    return table
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise BadInputError(f"sidecar {path.name} is not readable parquet: {error}") from error
 
 
 def _holds_scores(column: pa.ChunkedArray) -> bool:

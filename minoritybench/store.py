@@ -22,7 +22,7 @@ LOCK_FILE = ".lock"
 _UNFINISHED_PLAN = re.compile(r"\.plan\.json\..*\.part")
 _OUR_NAMES = re.compile(
     r"plan\.json|receipts|shards|samples|measures|seed-\d+|samples\.json|scores\.parquet|reference_set\.json|members\.csv"
-    r"|failures\.csv|gallery\.html|record\.json|per_image\.parquet|sheet\.png|analysis\.json|analysis\.html|checkpoint\.pt"
+    r"|failures\.csv|gallery\.html|record\.json|per_image\.parquet|sheet\.png|analysis\.json|analysis\.html|report\.html|checkpoint\.pt"
 )
 
 

@@ -7,21 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minoritybench.errors import BadInputError
-from minoritybench.metrics.clip_score import embedded_digest, open_clip_score
+from minoritybench.metrics.clip_score import embedded_digest, find_clip, open_clip_score
 from minoritybench.metrics.image_reward import NAME as REWARD_MODEL
-from minoritybench.metrics.image_reward import open_image_reward
+from minoritybench.metrics.image_reward import find_image_reward, open_image_reward
 from minoritybench.metrics.pick_score import NAME as PICK_MODEL
-from minoritybench.metrics.pick_score import open_pick_score
+from minoritybench.metrics.pick_score import find_pick_score, open_pick_score
 from minoritybench.metrics.text_image import TextImageScorer
 from minoritybench.records import BenchmarkSpec, MetricChoice
 
 
 @dataclass(frozen=True)
 class TextMetric:
-    """`open(model, device)` loads a scorer of the `model`, the metric's own by default; `models` is false where that is
-    the only one; `digest(model)` gives what is known of its weights without opening it. Higher is better."""
+    """`open(model, device)` loads a scorer of the `model`, the metric's own by default, `find(model)` only looks for
+    its files; `models` is false where there is no other; `digest(model)` gives what is known of its weights without
+    opening it. Higher is better."""
 
     open: Callable[[str, str], TextImageScorer]
+    find: Callable[[str], object]
     model: str
     models: bool = False
     digest: Callable[[str], str | None] = lambda model: None
@@ -29,9 +31,11 @@ class TextMetric:
 
 
 TEXT_METRICS: dict[str, TextMetric] = {
-    "CLIPScore": TextMetric(open_clip_score, "clip-b16", True, embedded_digest, (0.0, 100.0)),
-    "PickScore": TextMetric(lambda model, device: open_pick_score(device), PICK_MODEL),
-    "ImageReward": TextMetric(lambda model, device: open_image_reward(device), REWARD_MODEL),
+    "CLIPScore": TextMetric(open_clip_score, find_clip, "clip-b16", True, embedded_digest, (0.0, 100.0)),
+    "PickScore": TextMetric(lambda model, device: open_pick_score(device), lambda model: find_pick_score(), PICK_MODEL),
+    "ImageReward": TextMetric(
+        lambda model, device: open_image_reward(device), lambda model: find_image_reward(), REWARD_MODEL
+    ),
 }
 
 
@@ -57,6 +61,10 @@ class TextChoice:
     def open(self, device: str) -> TextImageScorer:
         """The scorer. Errors: an unknown model exits 2, absent weights exit 4."""
         return TEXT_METRICS[self.metric].open(self.model, device)
+
+    def find(self) -> None:
+        """Look for its files without opening them. Errors: as `open`."""
+        TEXT_METRICS[self.metric].find(self.model)
 
     def known_digest(self) -> str | None:
         """SHA-256 of weights that are shipped with the package, else None."""

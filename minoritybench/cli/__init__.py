@@ -17,10 +17,13 @@ _COMMANDS = {
     "sample": ("minoritybench.cli.sample", "Only the sampling stage: PNG files and samples.json."),
     "prepare": ("minoritybench.cli.prepare", "Build what a method needs before it can sample: scores, classifiers."),
     "leaderboard": ("minoritybench.cli.leaderboard", "Build, check and extend the leaderboards."),
-    "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree."),
+    "compare": ("minoritybench.cli.compare", "Say how far two reference sets agree, or two runs differ."),
+    "report": ("minoritybench.cli.report", "A page of one run: images, metrics, scores, cost."),
     "gallery": ("minoritybench.cli.gallery", "A page of samples: a row a prompt, a column a method."),
+    "study": ("minoritybench.cli.study", "Ask people which of two methods' images they prefer, and count."),
     "analyze": ("minoritybench.cli.analyze", "Spectra behind the scores, errors of top-k scores and their bounds."),
     "verify": ("minoritybench.cli.verify", "Check a reference set against its images."),
+    "doctor": ("minoritybench.cli.doctor", "What is installed, which weights are here, what each benchmark lacks."),
     "list": ("minoritybench.cli.listing", "List datasets, encoders, methods and the other registered names."),
 }
 

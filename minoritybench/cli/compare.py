@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from minoritybench.cli.options import Registered, json_option
+from minoritybench.errors import BadInputError
 
 
-@click.command("compare", short_help="Say how far two reference sets agree.")
+@click.command("compare", short_help="Say how far two reference sets agree, or two runs differ.")
 @click.argument("a", type=Registered("reference-sets", folders=True))
 @click.argument("b", type=Registered("reference-sets", folders=True))
 @click.option(
@@ -18,16 +19,43 @@ from minoritybench.cli.options import Registered, json_option
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     metavar="FILE.html",
-    help="Also write a page of the images only in A, in both and only in B.",
+    help="Reference sets: also write a page of the images only in A, in both and only in B.",
 )
 @json_option
 def command(a: str, b: str, out: Path | None, as_json: bool) -> None:
     """Compare reference sets A and B (names or rank-dataset outputs): overlap, what chance would give, and, where both
     are outputs, the rank correlation over the images that both rankings saw.
 
+    Or compare runs A and B (evaluate outputs or records): the difference of every metric with a 95 % interval, image by
+    image where both drew from the same noise.
+
     \b
     Example: minoritybench compare runs/by-jepa runs/by-avgknn --out compare.html
+             minoritybench compare runs/jepa runs/ddim
     """
+    from minoritybench.run_comparison import is_run
+
+    runs = [is_run(name) for name in (a, b)]
+    if all(runs):
+        if out is not None:
+            raise BadInputError(f"--out: of runs `minoritybench gallery {a} {b} --out {out}` makes a page")
+        _print_runs(a, b, as_json)
+    elif any(runs):
+        one, other = (a, b) if runs[0] else (b, a)
+        raise BadInputError(f"{one} is a run and {other} is none; compare two runs or two reference sets")
+    else:
+        _print_references(a, b, out, as_json)
+
+
+def _print_runs(a: str, b: str, as_json: bool) -> None:
+    from minoritybench.run_comparison import compare_runs, comparison_text
+    from minoritybench.store import pretty_json
+
+    found = compare_runs(a, b)
+    click.echo(pretty_json(found.as_dict()), nl=False) if as_json else click.echo(comparison_text(found))
+
+
+def _print_references(a: str, b: str, out: Path | None, as_json: bool) -> None:
     from minoritybench.comparison import compare_references, write_gallery
     from minoritybench.store import pretty_json
 

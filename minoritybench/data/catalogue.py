@@ -116,6 +116,11 @@ def mirror_folder(name: str, root: str | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def find_dataset(name: str) -> Path:
+    """Where a known dataset's files lie by default, or the hub's copy of it, not listed. Errors: as `require`."""
+    return mirror_folder(name, None) or require(name, None)
+
+
 def mirror_repo(name: str) -> HubRepo:
     """The repository on the hub that holds a copy of a known dataset."""
     fetched = _KNOWN[name].fetched

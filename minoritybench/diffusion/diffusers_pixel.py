@@ -98,7 +98,7 @@ def load_diffusers_pixel(
     noise-predicting pixel U-Net of a known schedule, or has weights that do not fit, exits 2."""
     if dtype not in _DTYPES:
         raise BadInputError(f"--dtype {dtype}: {name} runs in {' or '.join(_DTYPES)}")
-    files = _files(name)
+    files = find_files(name)
     network = open_network(name, _NETWORK, files.weights)
     told = public_name(name, _FAMILY)
     model = DiffusersPixelModel(told, network, read_json(files.scheduler), files.digest(), device, dtype)
@@ -107,7 +107,8 @@ def load_diffusers_pixel(
     return model
 
 
-def _files(name: str) -> _Files:
+def find_files(name: str) -> _Files:
+    """The files of a pixel model, not opened; exit 4 where some are absent."""
     place = name.removeprefix(_FAMILY)
     folder = Path(place) if Path(place).is_dir() else cached_snapshot(place)
     if folder is None:

@@ -60,12 +60,12 @@ def weights_path(name: str) -> Path:
 
 def shipped_digest(name: str) -> str | None:
     """SHA-256 of an embedded model's file; None for a model that is not embedded."""
-    return sha256_file(_existing(name)) if name in (*BUILDERS, *T2I_BUILDERS, PCA_NAME) else None
+    return sha256_file(shipped_file(name)) if name in (*BUILDERS, *T2I_BUILDERS, PCA_NAME) else None
 
 
 def load_module(name: str) -> nn.Module:
     """The trained network: evaluation mode, frozen, float32 (stored as float16)."""
-    return load_file_into(name, _existing(name))
+    return load_file_into(name, shipped_file(name))
 
 
 def load_file_into(name: str, path: Path) -> nn.Module:
@@ -95,7 +95,7 @@ def random_module(name: str, seed: int) -> nn.Module:
 
 def load_pca() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean ``(64,)`` and components ``(20, 64)`` of the training pixels in ``[-1, 1]``."""
-    path = _existing(PCA_NAME)
+    path = shipped_file(PCA_NAME)
     try:
         arrays = load_arrays(path)
         return arrays["mean"], arrays["components"]
@@ -110,7 +110,8 @@ def _builder(name: str) -> Callable[[], nn.Module]:
     return builders[name]
 
 
-def _existing(name: str) -> Path:
+def shipped_file(name: str) -> Path:
+    """`weights_path`, checked to be there; exit 4 with the command that rebuilds it where it is not."""
     path = weights_path(name)
     if not path.is_file():
         command = f"minoritybench.embedded.train --out {path.parent}"

@@ -33,6 +33,10 @@ Weights = Literal["random"] | Path | None
 
 _PATCH = 14
 _AUTHOR = "author-bilinear"
+_IJEPA_FILE = WeightFile("facebook/ijepa_vith14_1k", "model.safetensors", "2.5 GB")
+_METACLIP_FILE = WeightFile(
+    "timm/vit_base_patch16_clip_quickgelu_224.metaclip_400m", "open_clip_model.safetensors", "0.6 GB"
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,18 @@ def dinov2_architecture(size: VitSize, registers: bool) -> nn.Module:
     return Dinov2Model(plain)
 
 
+def find_weights(name: str) -> Path:
+    """The published file of `dinov2-*`, `ijepa-vith14` or `metaclip-b16`, not opened; exit 4 where it is not here."""
+    fixed = {"ijepa-vith14": _IJEPA_FILE, "metaclip-b16": _METACLIP_FILE}
+    return locate(name, fixed.get(name) or _dinov2_file(name))
+
+
+def _dinov2_file(name: str) -> WeightFile:
+    size_name, _, suffix = name.removeprefix("dinov2-").partition("-")
+    hub, size = _HUB_SIZE[size_name]
+    return WeightFile(f"facebook/dinov2-{'with-registers-' if suffix else ''}{hub}", "model.safetensors", size)
+
+
 def load_dinov2(
     name: str,
     *,
@@ -108,10 +124,8 @@ def load_dinov2(
     registers = suffix == "reg"
     _divisible(name, input_size, _PATCH)
     size = DINOV2_SIZES[size_name]
-    hub, megabytes = _HUB_SIZE[size_name]
-    file = WeightFile(f"facebook/dinov2-{'with-registers-' if registers else ''}{hub}", "model.safetensors", megabytes)
     model: Any = dinov2_architecture(size, registers)
-    digest = _fill(name, model, weights, file, _without_prefix("dinov2_with_registers.", "dinov2."))
+    digest = _fill(name, model, weights, _dinov2_file(name), _without_prefix("dinov2_with_registers.", "dinov2."))
     norm = model.layernorm
     assert isinstance(norm, nn.LayerNorm)
     return ModuleEncoder(
@@ -160,8 +174,7 @@ def load_ijepa(
     """`ijepa-vith14`: mean of the patch tokens after the final LayerNorm (the model has no class token)."""
     _divisible(name, input_size, _PATCH)
     model: Any = ijepa_architecture(IJEPA_VITH14)
-    file = WeightFile("facebook/ijepa_vith14_1k", "model.safetensors", "2.5 GB")
-    digest = _fill(name, model, weights, file, _without_prefix("ijepa."))
+    digest = _fill(name, model, weights, _IJEPA_FILE, _without_prefix("ijepa."))
     norm = model.layernorm
     assert isinstance(norm, nn.LayerNorm)
     return ModuleEncoder(
@@ -189,8 +202,7 @@ def load_metaclip(
 ) -> ModuleEncoder:
     """`metaclip-b16`: open_clip's ViT-B-16-quickgelu with MetaCLIP 400M weights; projected, not normalised, as the
     published scorer uses it."""
-    file = WeightFile("timm/vit_base_patch16_clip_quickgelu_224.metaclip_400m", "open_clip_model.safetensors", "0.6 GB")
-    return _open_clip(name, "ViT-B-16-quickgelu", file, weights, input_size, device, dtype)
+    return _open_clip(name, "ViT-B-16-quickgelu", _METACLIP_FILE, weights, input_size, device, dtype)
 
 
 def load_clip(

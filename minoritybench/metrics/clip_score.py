@@ -74,13 +74,18 @@ def clip_score(*, fake: Tensor, prompts: Sequence[str], scorer: TextImageScorer)
     return mean_score(scorer, fake, prompts)
 
 
-def open_clip_score(name: str = "clip-b16", device: str = "cpu") -> ClipScorer:
-    """The scorer of that backbone. Errors: unknown name exits 2, absent files exit 4; nothing is downloaded."""
+def find_clip(name: str) -> Path:
+    """The weight file of a backbone, not opened. Errors: as `open_clip_score`."""
     if name not in MODELS:
         raise BadInputError(f"unknown CLIPScore model {name!r}; known: {', '.join(MODELS)}")
+    return MODELS[name].find(name)
+
+
+def open_clip_score(name: str = "clip-b16", device: str = "cpu") -> ClipScorer:
+    """The scorer of that backbone. Errors: unknown name exits 2, absent files exit 4; nothing is downloaded."""
     from transformers import CLIPProcessor
 
-    weights = MODELS[name].find(name)
+    weights = find_clip(name)
     model = clip_architecture(weights.parent)
     digest = load_tensors(model, weights, name, without_positions)
     processor = CLIPProcessor.from_pretrained(weights.parent, local_files_only=True)

@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,12 +63,17 @@ def image_reward(*, fake: Tensor, prompts: Sequence[str], scorer: TextImageScore
     return mean_score(scorer, fake, prompts)
 
 
+def find_image_reward() -> tuple[Path, Path]:
+    """The weight file and the vocabulary, not opened; exit 4 where one is absent."""
+    weights = first_here(NAME, *(WeightFile(repo, "ImageReward.pt", "1.8 GB") for repo in _REPOS))
+    return weights, first_here(NAME, _VOCABULARY)
+
+
 def open_image_reward(device: str = "cpu") -> ImageRewardScorer:
     """The published model. Error: absent files exit 4; nothing is downloaded."""
     from transformers import BertTokenizer
 
-    weights = first_here(NAME, *(WeightFile(repo, "ImageReward.pt", "1.8 GB") for repo in _REPOS))
-    vocabulary = first_here(NAME, _VOCABULARY)
+    weights, vocabulary = find_image_reward()
     model = RewardModel(BlipSize())
     digest = load_tensors(model, weights, NAME, rename)
     tokenizer = BertTokenizer(vocab=str(vocabulary), do_lower_case=True)

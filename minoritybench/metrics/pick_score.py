@@ -7,6 +7,7 @@ models, without a softmax over images. Prompts are cut at 77 tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,15 +46,20 @@ def pick_score(*, fake: Tensor, prompts: Sequence[str], scorer: TextImageScorer)
     return mean_score(scorer, fake, prompts)
 
 
+def find_pick_score() -> tuple[Path, Path]:
+    """The weight file and the processor's folder, not opened; exit 4 where files are absent."""
+    weights = first_here(NAME, *(WeightFile(REPO, file, SIZE) for file in WEIGHT_FILES))
+    folder_of(NAME, weights, REPO, ["config.json"])
+    small = first_here(NAME, WeightFile(PROCESSOR_REPO, PROCESSOR_FILES[0], "1 kB"))
+    return weights, folder_of(NAME, small, PROCESSOR_REPO, TOKENIZER_FILES)
+
+
 def open_pick_score(device: str = "cpu") -> PickScorer:
     """The published model. Error: absent files exit 4; nothing is downloaded."""
     from transformers import CLIPImageProcessor, CLIPTokenizer
 
-    weights = first_here(NAME, *(WeightFile(REPO, file, SIZE) for file in WEIGHT_FILES))
-    folder = folder_of(NAME, weights, REPO, ["config.json"])
-    small = first_here(NAME, WeightFile(PROCESSOR_REPO, PROCESSOR_FILES[0], "1 kB"))
-    processor = folder_of(NAME, small, PROCESSOR_REPO, TOKENIZER_FILES)
-    model = clip_architecture(folder)
+    weights, processor = find_pick_score()
+    model = clip_architecture(weights.parent)
     digest = load_tensors(model, weights, NAME, without_positions)
     return PickScorer(
         model.to(device),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
 Axis = Callable[[float], float]
 
@@ -26,6 +27,41 @@ def histogram_svg(values: Sequence[float], *, threshold: float, label: str, bins
     mark = f'<line class="mark" x1="{x(threshold):.1f}" x2="{x(threshold):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
     ticks = _ticks(float(edges[0]), float(edges[-1]), x) + _side(float(counts.max()), y)
     return _frame("".join(bars) + mark + ticks, label)
+
+
+def overlay_svg(
+    values: Sequence[float] | NDArray[np.float64],
+    other: Sequence[float] | NDArray[np.float64] | None,
+    *,
+    threshold: float | None,
+    label: str,
+    bins: int = 40,
+) -> Markup:
+    """The share of `values` in each bin as bars and, over the same bins, that of `other` as an outline; `threshold` is
+    marked. The two may differ in number."""
+    sides = [np.asarray(side, dtype=np.float64) for side in (values, other) if side is not None]
+    edges = np.histogram_bin_edges(np.concatenate(sides), bins=bins)
+    shares = [np.histogram(side, bins=edges)[0] / len(side) for side in sides]
+    highest = float(max(share.max() for share in shares))
+    x = _scale(float(edges[0]), float(edges[-1]), _LEFT, _WIDTH - _RIGHT)
+    y = _scale(0.0, highest, _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        f'<rect class="bar" x="{x(low):.1f}" y="{y(share):.1f}" width="{max(x(high) - x(low) - 1, 0.5):.1f}"'
+        f' height="{y(0) - y(share):.1f}"/>'
+        for share, low, high in zip(shares[0], edges[:-1], edges[1:], strict=True)
+    ]
+    for share in shares[1:]:
+        corners = zip(edges.repeat(2), [0.0, *share.repeat(2), 0.0], strict=True)
+        points = [f"{x(edge):.1f},{y(height):.1f}" for edge, height in corners]
+        parts.append(f'<polyline class="outline" points="{" ".join(points)}"/>')
+    if threshold is not None:
+        place = f'x1="{x(threshold):.1f}" x2="{x(threshold):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"'
+        parts.append(f'<line class="mark" {place}/>')
+    sides_text = "".join(
+        f'<text class="tick" x="{_LEFT - 6}" y="{y(share) + 4:.1f}" text-anchor="end">{share:.0%}</text>'
+        for share in (0.0, highest)
+    )
+    return _frame("".join(parts) + _ticks(float(edges[0]), float(edges[-1]), x) + sides_text, label)
 
 
 def band_svg(mean: Sequence[float], deviation: Sequence[float], *, label: str) -> Markup:

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from minoritybench.data.resize import resize
-from minoritybench.diffusion.adm.model import AdmModel, load_adm
+from minoritybench.diffusion.adm.model import AdmModel, find_weights, load_adm
 from minoritybench.diffusion.adm.presets import UPSAMPLER
 from minoritybench.diffusion.loop import run_chain
 from minoritybench.diffusion.schedule import make_schedule
 from minoritybench.diffusion.step import Method
-from minoritybench.errors import both_or_absent
+from minoritybench.errors import all_or_absent, both_or_absent
 from minoritybench.rng import ImageStreams
 from minoritybench.store import digest_of
 
 STREAM_PREFIX = "upsampler-"
+_BASE = "adm-imagenet64"
 UPSAMPLER_STEPS = "250"
 
 
@@ -94,11 +95,16 @@ def quantised(images: Tensor) -> Tensor:
     return (images * 255).clamp(0, 255).floor() / 255
 
 
+def find_both(name: str) -> None:
+    """Look for the checkpoints of both models without opening them; those that are not here exit 4, in one line."""
+    all_or_absent(lambda: find_weights(_BASE), lambda: find_weights(UPSAMPLER))
+
+
 def load_cascade(name: str, *, device: str = "cpu", dtype: str = "float32", compile: bool = False) -> AdmCascade:
     """`adm-imagenet256-cascade`: the class-conditional 64 px model, then the upsampler. Errors: absent weights, of both
     in one line, exit 4."""
     base, upsampler = both_or_absent(
-        lambda: load_adm("adm-imagenet64", device=device, dtype=dtype, compile=compile),
+        lambda: load_adm(_BASE, device=device, dtype=dtype, compile=compile),
         lambda: load_adm(UPSAMPLER, device=device, dtype=dtype, compile=compile),
     )
     return AdmCascade(name, base, upsampler)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,6 +88,11 @@ def load_adm(name: str, *, device: str = "cpu", dtype: str = "float32", compile:
         dtype=dtype,
         compiled=compile,
     )
+
+
+def find_weights(name: str) -> Path:
+    """The checkpoint of a U-Net in `presets.UNETS`, not opened; exit 4 where it is not here."""
+    return locate(name, UNETS[name].file)
 
 
 def load_classifier(name: str, *, device: str = "cpu") -> tuple[NoisyClassifier, str]:

@@ -34,13 +34,17 @@ def load_latent(name: str, *, device: str = "cpu", dtype: str = "float32", compi
         raise BadInputError(f"--dtype float16: {name} runs in it on a GPU only; take bfloat16 on a CPU")
     if compile and name == EMBEDDED:
         raise BadInputError(f"--compile: {name} is too small to gain, and its images are promised bit for bit")
-    published = _published(name)
-    files = locate(name, published)
+    published, files = _published(name), find_files(name)
     parts = _open(name, files, published)
     model = LatentModel(public_name(name, _FAMILY), parts, files.digest(), device=device, dtype=dtype)
     if compile:
         model.compile()
     return model
+
+
+def find_files(name: str) -> PipelineFiles:
+    """The files of a text-to-image generator, not opened; those that are absent exit 4, all in one line."""
+    return locate(name, _published(name))
 
 
 def _published(name: str) -> Published:
