@@ -392,4 +392,6 @@ def validated(model: type[Model], data: Any, where: str) -> Model:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "document"
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            raise BadInputError(f"{where}: there is no {field!r}; known: {', '.join(model.model_fields)}") from error
         raise BadInputError(f"{where}: {field}: {first['msg']}") from error

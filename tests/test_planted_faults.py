@@ -76,7 +76,7 @@ def file_again(path: Path) -> None:
         (tamper("method.name", "magic", honest_id=True), "unknown method 'magic'"),
         (tamper("method.name", __file__ + ":places", honest_id=True), "unknown method"),
         (tamper("reference_set.sha256", "f" * 64, honest_id=True), "another reference set"),
-        (tamper("surprise", 1), "surprise: Extra inputs"),
+        (tamper("surprise", 1), "there is no 'surprise'; known: schema_version"),
         (lambda path: path.write_text(path.read_text().replace('"value":', '"value": NaN, "x":', 1)), "metrics"),
         (lambda path: path.write_text("{"), "not readable JSON"),
         (lambda path: (path.parent / "sheet.png").unlink(), "sheet.png is missing"),

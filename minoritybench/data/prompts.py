@@ -33,7 +33,9 @@ class Prompts:
     def first(self, n: int) -> Prompts:
         """The first `n` of them; too few are one line (exit 2)."""
         if n > len(self.texts):
-            raise BadInputError(f"--n {n}: {self.name} has {len(self.texts)} prompts")
+            raise BadInputError(
+                f"{n} prompts are wanted and {self.name} has {len(self.texts)} prompts: --n says how many"
+            )
         return Prompts(self.name, self.texts[:n])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from minoritybench.assets import misfit, read_tensors
 from minoritybench.errors import BadInputError
@@ -41,6 +42,7 @@ def open_network(name: str, kind: str, weights: Path) -> Any:
         raise BadInputError(f"{name}: its network is a {found}; only {kind} is sampled this way")
     import diffusers
 
+    refuse_broken(name, weights)
     with torch.random.fork_rng(devices=[]):  # it draws random weights first
         network, facts = getattr(diffusers, kind).from_pretrained(
             folder,
@@ -52,6 +54,18 @@ def open_network(name: str, kind: str, weights: Path) -> Any:
         )
     refuse_misfit(name, weights, facts)
     return network.float()
+
+
+def refuse_broken(name: str, weights: Path) -> None:
+    """A cut or damaged safetensors file is one line (exit 2); diffusers would say that it is not there."""
+    if weights.suffix != ".safetensors":
+        return
+    try:
+        with safe_open(weights, framework="pt"):
+            return
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInputError(f"{weights} cannot be read as weights of {name}: {reason}") from error
 
 
 def refuse_misfit(name: str, weights: Path, facts: dict[str, Any]) -> None:

@@ -119,6 +119,14 @@ def test_pipelines_of_another_kind_are_refused(
         load_latent(f"latent:{folder}")
 
 
+@pytest.mark.parametrize("file", [UNET, "text_encoder/model.safetensors"])
+def test_cut_weights_are_told_as_such(file: str, copy: Copy) -> None:
+    folder = copy("sd")
+    (folder / file).write_bytes((folder / file).read_bytes()[:1000])
+    with pytest.raises(BadInputError, match=rf"{Path(file).name} cannot be read as weights of latent:"):
+        load_latent(f"latent:{folder}")
+
+
 @pytest.mark.parametrize(
     ("file", "key"),
     [

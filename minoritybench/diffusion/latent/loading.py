@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-from minoritybench.diffusion.diffusers_files import network_with, open_network, public_name, refuse_misfit
+from minoritybench.diffusion.diffusers_files import (
+    network_with,
+    open_network,
+    public_name,
+    refuse_broken,
+    refuse_misfit,
+)
 from minoritybench.diffusion.latent.files import PUBLISHED, SDXL, PipelineFiles, Published, locate, named
 from minoritybench.diffusion.latent.model import LatentModel, Parts
 from minoritybench.diffusion.latent.prompts import TextTower
@@ -75,6 +81,7 @@ def _tower(name: str, kind: str, weights: Path, tokenizer: Path) -> TextTower:
     """A text encoder with its own weights and nothing else: transformers, too, fills what a file lacks."""
     import transformers
 
+    refuse_broken(name, weights)
     with torch.random.fork_rng(devices=[]), _quiet():
         encoder, facts = getattr(transformers, kind).from_pretrained(
             weights.parent,
