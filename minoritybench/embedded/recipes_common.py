@@ -128,7 +128,7 @@ def optimise(
         index = torch.randperm(len(data.labels))[: schedule.batch_size]
         loss = loss_of(data.x[index], data.labels[index])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         if after_step is not None:

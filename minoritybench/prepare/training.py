@@ -163,7 +163,7 @@ def _steps(
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * (1 - step / recipe.iterations)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), _GRADIENT_NORM)
         optimiser.step()
         checkpoint.save_if_due(step + 1)

@@ -30,9 +30,7 @@ def open_pipeline(folder: Path) -> Any:
     """The `StableDiffusionPipeline` of a folder in float32, nothing downloaded, no progress bar."""
     from diffusers import StableDiffusionPipeline
 
-    pipeline = StableDiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
-        folder, low_cpu_mem_usage=False, local_files_only=True
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, low_cpu_mem_usage=False, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -46,9 +44,7 @@ def load_vae(folder: Path) -> Any:
     """The autoencoder of a pipeline folder, frozen, float32."""
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(  # type: ignore[no-untyped-call]
-        folder / "vae", low_cpu_mem_usage=False, local_files_only=True
-    )
+    vae = AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False, local_files_only=True)
     return vae.float().eval().requires_grad_(False)
 
 
@@ -59,12 +55,12 @@ def write_pipeline(unet: Any, text_encoder: Any, vae: Any, folder: Path) -> None
 
     tokenizer = folder / "tokenizer"
     write_tokenizer(tokenizer)
-    pipeline: Any = StableDiffusionPipeline(  # type: ignore[no-untyped-call]
+    pipeline: Any = StableDiffusionPipeline(
         vae=_half(vae),
         text_encoder=_half(text_encoder),
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True),
         unet=_half(unet),
-        scheduler=DDIMScheduler(**SCHEDULER),  # type: ignore[no-untyped-call]
+        scheduler=DDIMScheduler(**SCHEDULER),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

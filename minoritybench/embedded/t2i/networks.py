@@ -30,7 +30,7 @@ def build_vae() -> Any:
     """`AutoencoderKL`: `(B, 3, 16, 16)` in `[-1, 1]` to `(B, 4, 8, 8)` and back."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(  # type: ignore[no-untyped-call]
+    return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -47,7 +47,7 @@ def build_unet() -> Any:
     """`UNet2DConditionModel` on `(B, 4, 8, 8)`, with cross-attention at the 4x4 level, four heads of 16."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(  # type: ignore[no-untyped-call]
+    return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,

@@ -103,7 +103,7 @@ def train_text_to_latent(
     """
     from diffusers import DDIMScheduler
 
-    scheduler: Any = DDIMScheduler(**SCHEDULER)  # type: ignore[no-untyped-call]
+    scheduler: Any = DDIMScheduler(**SCHEDULER)
     abar = scheduler.alphas_cumprod
     with seeded(seed):
         net = TextToLatent()
