@@ -20,9 +20,10 @@ from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.record_files import RECORD_NAME, history_faults, size_faults, stray_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
 from minoritybench.registry import entries
-from minoritybench.report.board import board_markdown, current, is_declared, setting, summary_markdown
+from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
 from minoritybench.report.published import published_page
+from minoritybench.report.tables import current, is_declared, setting
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
@@ -48,15 +49,15 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     text = _readme_text(readme)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
-        tables = _image_values(benchmark, {record.id: folder for folder, record in folders.items()})
+        tables = image_values(benchmark, {record.id: folder for folder, record in folders.items()})
         pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables, published.get(name))
-        text = _between_markers(text, name, summary_markdown(benchmark, records))
+        text = _between_markers(text, name, summary_markdown(benchmark, records, tables))
     if readme.is_file():
         pages[readme] = text
     return pages
 
 
-def _image_values(benchmark: BenchmarkSpec, folders: Mapping[str, Path]) -> Values:
+def image_values(benchmark: BenchmarkSpec, folders: Mapping[str, Path]) -> Values:
     """Reads the values of a record's images from the table beside it, once."""
 
     @cache

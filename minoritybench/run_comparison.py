@@ -6,45 +6,21 @@ same noise; metrics of whole sets seed by seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minoritybench.errors import BadInputError
 from minoritybench.measures import Arrays
-from minoritybench.metrics.value import t_interval
-from minoritybench.records import MetricRecord, RunRecord, load_benchmark, load_record
+from minoritybench.records import RunRecord, load_benchmark, load_record
+from minoritybench.report.differences import MetricDifference, metric_difference
 from minoritybench.report.paired import Difference, differences, paired
 from minoritybench.report.table import row_label
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import sha256_file
 
 RECORD_FILE = "record.json"
-BY_IMAGE = "paired images, t"
-BY_PROMPT = "paired images, t with prompts as clusters"
-BY_SEED = "differences by seed, t"
-WELCH = "other seeds, Welch's t over seeds"
-NONE = "no interval: one set a side"
-
-
-@dataclass(frozen=True)
-class MetricDifference:
-    """`difference` is A less B, with its 95 % interval and how that came about; `better` is the side that the interval
-    favours, None where it holds 0 or is not known."""
-
-    id: str
-    name: str
-    direction: str
-    a: float
-    b: float
-    difference: float
-    ci_low: float | None
-    ci_high: float | None
-    interval: str
-    better: str | None
 
 
 @dataclass(frozen=True)
@@ -79,14 +55,13 @@ def compare_runs(a: str | Path, b: str | Path) -> RunComparison:
         )
     by_image = _by_image(first, at, second, there)
     theirs = {metric.id: metric for metric in second.metrics}
-    told = BY_PROMPT if first.sampling.text else BY_IMAGE
     return RunComparison(
         benchmark=first.benchmark,
         a=_described(first),
         b=_described(second),
         paired=paired(first, second),
         metrics=[
-            _difference(metric, theirs[metric.id], by_image.get(metric.id), told)
+            metric_difference(metric, theirs[metric.id], by_image.get(metric.id), first)
             for metric in first.metrics
             if metric.id in theirs
         ],
@@ -123,42 +98,6 @@ def _check_listed(record: RunRecord, table: Path) -> None:
     listed = {artifact.path: artifact.sha256 for artifact in record.artifacts}
     if sha256_file(table) != listed.get(table.name):
         raise BadInputError(f"{table} is not the file its record lists; evaluate again, or move it away")
-
-
-def _difference(ours: MetricRecord, theirs: MetricRecord, by_image: Difference | None, told: str) -> MetricDifference:
-    if by_image is None:
-        (difference, low, high), told = _over_seeds(ours, theirs)
-    else:
-        difference, low, high = by_image
-    better = None
-    if low is not None and high is not None and (low > 0 or high < 0):
-        better = "A" if (low > 0) == (ours.direction == "higher") else "B"
-    values = (ours.value, theirs.value, difference, low, high)
-    return MetricDifference(ours.id, ours.name, ours.direction, *values, told, better)
-
-
-def _over_seeds(ours: MetricRecord, theirs: MetricRecord) -> tuple[Difference, str]:
-    """By seed where the seeds are the same, else between two independent groups of seeds."""
-    if ours.per_seed.keys() == theirs.per_seed.keys() and len(ours.per_seed) > 1:
-        return t_interval([ours.per_seed[seed] - theirs.per_seed[seed] for seed in ours.per_seed]), BY_SEED
-    if min(len(ours.per_seed), len(theirs.per_seed)) < 2:
-        return (ours.value - theirs.value, None, None), NONE
-    return welch_difference(list(ours.per_seed.values()), list(theirs.per_seed.values())), WELCH
-
-
-def welch_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Difference of the means of two independent groups, two values or more in each, with a 95 % interval that lets
-    their variances differ. Reference: Welch 1947."""
-    from scipy.stats import t
-
-    difference = float(np.mean(ours) - np.mean(theirs))
-    parts = [(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in (ours, theirs)]
-    squared = sum(part for part, _ in parts)
-    if squared == 0:
-        return difference, difference, difference
-    freedom = squared**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(t.ppf(0.975, freedom)) * squared**0.5
-    return difference, difference - half, difference + half
 
 
 def _apart(first: RunRecord, second: RunRecord) -> dict[str, str]:

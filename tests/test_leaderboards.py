@@ -12,7 +12,8 @@ from forged_records import saved, tamper
 from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
 from minoritybench.records import RunRecord, load_benchmark, load_record
-from minoritybench.report.board import board_markdown, current, setting
+from minoritybench.report.board import board_markdown
+from minoritybench.report.tables import current, setting
 from minoritybench.store import pretty_json
 
 

@@ -18,7 +18,8 @@ import minoritybench
 from minoritybench.cli import cli
 from minoritybench.errors import BadInputError
 from minoritybench.records import load_record
-from minoritybench.run_comparison import BY_IMAGE, BY_SEED, NONE, WELCH, compare_runs, comparison_text, welch_difference
+from minoritybench.report.differences import BY_IMAGE, BY_SEED, NONE, WELCH, welch_difference
+from minoritybench.run_comparison import compare_runs, comparison_text
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from minoritybench import evaluate_job, leaderboards, record_checks, sample_job
 from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.metrics.clip_score import MODELS, Backbone
 from minoritybench.records import BenchmarkSpec, RunRecord, load_record
-from minoritybench.report.board import board_markdown, is_declared
+from minoritybench.report.board import board_markdown
 from minoritybench.report.sample_gallery import write_sample_gallery
+from minoritybench.report.tables import is_declared
 
 CLIP = {"metric": "CLIPScore", "model": "tiny"}
 KEY = "text/CLIPScore/tiny"
@@ -211,7 +212,7 @@ def test_board_shows_the_difference_to_ddim_prompt_by_prompt(
         leaderboards.add(folder / "record.json", boards / "results")
     leaderboards.write_boards(boards / "results", boards)
     assert leaderboards.check(boards / "results", boards) == []
-    section = (boards / "digits.md").read_text().partition("### Difference to `ddim`, image by image")[2]
+    section = (boards / "digits.md").read_text().partition("### Difference to ddim, image by image")[2]
     head, _, row = (line.split(" | ") for line in section.strip().split("\n")[:3])
     assert head[:2] == ["| method", "CLIPScore ↑"]
     assert row[0] == "| adm"

@@ -9,6 +9,8 @@ from typing import Any
 from minoritybench.records import MetricRecord, RunRecord
 
 ARROWS = {"higher": "↑", "lower": "↓"}
+LEVEL = "≈"
+"""Not significantly different from the best of its column."""
 
 
 def metric_table(record: RunRecord) -> str:
