@@ -16,7 +16,7 @@ import pandas as pd
 from minoritybench.errors import BadInputError
 from minoritybench.references import SCORES_FILE, LoadedReference, load_reference_set, reference_folder
 from minoritybench.report.gallery import SHOWN, tile_uri
-from minoritybench.report.pages import generator_of, refuse_other_file, render
+from minoritybench.report.pages import refuse_other_file, render
 from minoritybench.scoring.validity import rank_correlation
 from minoritybench.store import write_text
 
@@ -94,7 +94,7 @@ def write_gallery(a: str | Path, b: str | Path, comparison: Comparison, out: Pat
     ]
     page = render(
         "compare.html",
-        generator=generator_of(_COMMAND),
+        _COMMAND,
         labels={"A": _label(first), "B": _label(second)},
         comparison=comparison,
         groups=groups,

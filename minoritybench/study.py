@@ -5,10 +5,7 @@ Reference: arXiv:2605.24631, Appendix D.1: pairs with the same prompt and seed i
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from minoritybench.data.prompts import load_prompts
 from minoritybench.errors import BadInputError
 from minoritybench.report.drawn import DrawnRun, image_at, labels_of, load_run, refuse_unlike
-from minoritybench.report.pages import generator_of, refuse_other_file, render
+from minoritybench.report.pages import refuse_other_file, render
 from minoritybench.report.pictures import data_uri
 from minoritybench.rng import derived_seed
 from minoritybench.store import digest_of, pretty_json, read_json, sha256_bytes, write_text
@@ -30,7 +27,6 @@ Place = tuple[int, int]
 """Seed and index of an image."""
 _LARGEST, _SMALL = 512, 128
 """Pixels: larger images are shrunk, smaller ones enlarged by whole pixels."""
-_SCRIPT = "study.js"
 
 ALIGNMENT = "Which image fits the text better and looks better? Judge how well it follows the text and how clean it is."
 QUALITY = "Which image looks better? Judge how clean and faithful it is."
@@ -125,14 +121,11 @@ def build_study(
 
 def _page(laid: list[_Pair], key: StudyKey) -> str:
     """The page: of the key it holds the study's digest and the questions, nothing that tells the sides apart."""
-    script = files("minoritybench.report").joinpath("templates", _SCRIPT).read_text("utf-8")
     return render(
         "study.html",
-        generator=generator_of(COMMAND),
+        COMMAND,
         kind=ANSWERS_KIND,
         study=key.study,
-        script=script,
-        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         questions=key.questions,
         pairs=laid,
         small=max(pair.longest_side for pair in laid) < _SMALL,

@@ -44,6 +44,7 @@ def gallery_html(
         spectrum_chart = band_svg(spectrum["log_mean"], deviation.tolist(), label="position i, largest first")
     return render(
         "gallery.html",
+        "rank-dataset",
         recipe=recipe,
         warnings=warnings,
         title=TITLES[recipe.rank_by],

@@ -20,7 +20,7 @@ from minoritybench.records import RunRecord, load_record
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.report.charts import band_svg, overlay_svg
 from minoritybench.report.gallery import tile_uri
-from minoritybench.report.pages import generator_of, refuse_other_file, render
+from minoritybench.report.pages import refuse_other_file, render
 from minoritybench.report.table import ARROWS, interval_text, row_label
 from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_table
 from minoritybench.store import read_json, sha256_bytes, sha256_file, write_text
@@ -53,7 +53,7 @@ def write_run_page(run: Path, out: Path | None = None, spectrum: Path | None = N
     reference = _reference(record)
     page = render(
         "report.html",
-        generator=generator_of(COMMAND),
+        COMMAND,
         record=record,
         label=row_label(record),
         arrows=ARROWS,

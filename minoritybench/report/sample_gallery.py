@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minoritybench.errors import BadInputError
 from minoritybench.report.drawn import image_at, labels_of, load_run, refuse_unlike
-from minoritybench.report.pages import generator_of, refuse_other_file, render
+from minoritybench.report.pages import refuse_other_file, render
 from minoritybench.report.pictures import data_uri
 from minoritybench.store import write_text
 
@@ -31,7 +31,7 @@ def write_sample_gallery(folders: Sequence[Path], out: Path, seed: int | None, r
     images = [[image_at(run, place, _LARGEST) for run in runs] for place in places]
     page = render(
         "samples.html",
-        generator=generator_of(_COMMAND),
+        _COMMAND,
         network=runs[0].plan["generator"]["name"],
         seed=shown,
         small=max(images[0][0].shape) < _LARGEST,

@@ -106,6 +106,7 @@ def spectra_html(document: dict[str, Any]) -> str:
     ]
     return render(
         "spectra.html",
+        "analyze scores",
         document=document,
         charts=charts,
         errors=error_rows(document),
