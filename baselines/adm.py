@@ -16,6 +16,23 @@ from typing import Any, ClassVar
 
 from minoritybench.diffusion.step import Method
 
+BIBTEX = """\
+@inproceedings{ho2020denoising,
+  title = {Denoising Diffusion Probabilistic Models},
+  author = {Ho, Jonathan and Jain, Ajay and Abbeel, Pieter},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020},
+  eprint = {2006.11239}
+}
+@inproceedings{dhariwal2021diffusion,
+  title = {Diffusion Models Beat {GANs} on Image Synthesis},
+  author = {Dhariwal, Prafulla and Nichol, Alexander},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021},
+  eprint = {2105.05233}
+}
+"""
+
 
 @dataclass(frozen=True)
 class Adm(Method):

@@ -24,6 +24,16 @@ from minoritybench.diffusion.step import Method
 from minoritybench.errors import BadInputError
 from minoritybench.rng import ImageStreams
 
+BIBTEX = """\
+@inproceedings{um2025boost,
+  title = {Boost-and-Skip: A Simple Guidance-Free Diffusion for Minority Generation},
+  author = {Um, Soobin and Kim, Beomsu and Ye, Jong Chul},
+  booktitle = {International Conference on Machine Learning},
+  year = {2025},
+  eprint = {2502.06516}
+}
+"""
+
 
 @dataclass(frozen=True)
 class BoostAndSkip(Method):

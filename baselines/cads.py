@@ -29,6 +29,16 @@ from minoritybench.diffusion.text import Condition, TextCondition, require_promp
 from minoritybench.errors import BadInputError
 from minoritybench.records import BenchmarkSpec
 
+BIBTEX = """\
+@inproceedings{sadat2024cads,
+  title = {{CADS}: Unleashing the Diversity of Diffusion Models through Condition-Annealed Sampling},
+  author = {Sadat, Seyedmorteza and Buhmann, Jakob and Bradley, Derek and Hilliges, Otmar and Weber, Romann M.},
+  booktitle = {International Conference on Learning Representations},
+  year = {2024},
+  eprint = {2310.17347}
+}
+"""
+
 NOISE_STREAM = "cads"
 
 

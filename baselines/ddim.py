@@ -17,6 +17,16 @@ from typing import Any, ClassVar
 from minoritybench.diffusion.step import Method
 from minoritybench.errors import BadInputError
 
+BIBTEX = """\
+@inproceedings{song2021denoising,
+  title = {Denoising Diffusion Implicit Models},
+  author = {Song, Jiaming and Meng, Chenlin and Ermon, Stefano},
+  booktitle = {International Conference on Learning Representations},
+  year = {2021},
+  eprint = {2010.02502}
+}
+"""
+
 
 @dataclass(frozen=True)
 class Ddim(Method):

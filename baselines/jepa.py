@@ -42,6 +42,16 @@ from minoritybench.scoring import exact_scores
 from minoritybench.scoring.rsvd import Rsvd
 from minoritybench.scoring.spectrum import LOG_FLOOR
 
+BIBTEX = """\
+@misc{park2026beyond,
+  title = {Beyond Generative Priors: Minority Sampling with {JEPA}-Guided Diffusion},
+  author = {Park, Sol and Um, Soobin},
+  year = {2026},
+  eprint = {2605.24631},
+  archivePrefix = {arXiv}
+}
+"""
+
 PROBE_STREAM = "jepa-probes"
 _START = "jepa-start"
 _VARIANCE_FLOOR = 1e-8

@@ -42,6 +42,16 @@ from minoritybench.errors import BadInputError
 from minoritybench.prepare import RECIPE_FIELDS, Bench, Kit, Prepared, TrainingRecipe, classifier_gradient
 from minoritybench.records import BenchmarkSpec
 
+BIBTEX = """\
+@inproceedings{um2024dont,
+  title = {Don't Play Favorites: Minority Guidance for Diffusion Models},
+  author = {Um, Soobin and Lee, Suhyeon and Ye, Jong Chul},
+  booktitle = {International Conference on Learning Representations},
+  year = {2024},
+  eprint = {2301.12334}
+}
+"""
+
 LEVEL_STREAM = "mg-level"
 PERTURB_STREAM = "mg-perturb"
 PERTURB_CHAIN = "100"

@@ -34,6 +34,16 @@ from minoritybench.diffusion.text import Condition, PromptOptimisable, TextCondi
 from minoritybench.errors import BadInputError
 from minoritybench.records import BenchmarkSpec
 
+BIBTEX = """\
+@inproceedings{um2025minority,
+  title = {Minority-Focused Text-to-Image Generation via Prompt Optimization},
+  author = {Um, Soobin and Ye, Jong Chul},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2025},
+  eprint = {2410.07838}
+}
+"""
+
 NOISE_STREAM = "minorityprompt-renoise"
 _TOKENS = "minorityprompt-tokens"
 

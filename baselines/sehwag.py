@@ -46,6 +46,16 @@ from minoritybench.guidance.normalise import l2_normalised, max_normalised
 from minoritybench.prepare import RECIPE_FIELDS, Kit, Prepared, TrainingRecipe, classifier_gradient
 from minoritybench.records import BenchmarkSpec
 
+BIBTEX = """\
+@inproceedings{sehwag2022generating,
+  title = {Generating High Fidelity Data from Low-density Regions using Diffusion Models},
+  author = {Sehwag, Vikash and Hazirbas, Caner and Gordo, Albert and Ozgenel, Firat and Canton, Cristian},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022},
+  eprint = {2203.17260}
+}
+"""
+
 _NORMALISE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "max": max_normalised,
     "l2": l2_normalised,

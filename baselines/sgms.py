@@ -33,6 +33,16 @@ from minoritybench.errors import BadInputError
 from minoritybench.guidance.normalise import max_normalised
 from minoritybench.records import BenchmarkSpec
 
+BIBTEX = """\
+@inproceedings{um2024self,
+  title = {Self-Guided Generation of Minority Samples Using Diffusion Models},
+  author = {Um, Soobin and Ye, Jong Chul},
+  booktitle = {European Conference on Computer Vision},
+  year = {2024},
+  eprint = {2407.11555}
+}
+"""
+
 NOISE_STREAM = "sgms-renoise"
 
 

@@ -22,12 +22,13 @@ from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benc
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
-from minoritybench.report.published import published_page
-from minoritybench.report.tables import current, is_declared, setting
+from minoritybench.report.site import index_html
+from minoritybench.report.tables import BoardData, board_data, current, is_declared, setting
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
 PUBLISHED_FOLDER = "published"
+INDEX = "index.html"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
 _FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
@@ -41,18 +42,21 @@ def find_records(results: Path) -> list[Path]:
 def build(results: Path, out: Path) -> dict[Path, str]:
     """What every generated file should hold: one board for each benchmark and for each file of figures from papers in
     `published/` beside `results`, and the first table of those that the README beside `out` has markers for."""
-    folders = {path.parent: load_record(path) for path in find_records(results)}
-    records = list(folders.values())
+    found = {path.parent: load_record(path) for path in find_records(results)}
+    folders, records = {record.id: folder for folder, record in found.items()}, list(found.values())
     published = load_published(results.parent / PUBLISHED_FOLDER)
-    pages = {out / f"{name}.md": published_page(published[name]) for name in published}
-    readme = out.parent / "README.md"
-    text = _readme_text(readme)
+    boards = []
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
-        tables = image_values(benchmark, {record.id: folder for folder, record in folders.items()})
-        pages[out / f"{name}.md"] = board_markdown(benchmark, records, tables, published.get(name))
-        text = _between_markers(text, name, summary_markdown(benchmark, records, tables))
+        boards.append(board_data(benchmark, records, image_values(benchmark, folders), published.pop(name, None)))
+    boards += [BoardData(name, figures.title, published=figures) for name, figures in published.items()]
+    pages = {out / f"{board.name}.md": board_markdown(board) for board in boards}
+    pages[out / INDEX] = index_html(boards, results, folders, lambda record: "self")
+    readme = out.parent / "README.md"
     if readme.is_file():
+        text = _readme_text(readme)
+        for board in boards:
+            text = _between_markers(text, board.name, summary_markdown(board))
         pages[readme] = text
     return pages
 
@@ -69,8 +73,6 @@ def image_values(benchmark: BenchmarkSpec, folders: Mapping[str, Path]) -> Value
 
 
 def _readme_text(readme: Path) -> str:
-    if not readme.is_file():
-        return ""
     try:
         return readme.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

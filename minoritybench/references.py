@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from minoritybench.store import PLAN_FILE, digest_of, read_json
 
 RECIPE_FILE = "reference_set.json"
 MEMBERS_FILE = "members.csv"
+HIGHEST_FILE = "highest.csv"
+"""Of an embedded set: the images of highest score, highest first, for contrast; members.csv's columns."""
 SCORES_FILE = "scores.parquet"
 PROTOCOL_FILE = "recipe.toml"
 MEMBER_COLUMNS = ["rank", "id", "sha256", "score", "score_deflated"]
@@ -92,6 +94,17 @@ def load_reference_set(name: str | Path, root: str | Path | None = None) -> Load
     made_from = recipe.dataset
     spec = SourceSpec(made_from["name"], where, made_from.get("split"), made_from.get("limit"))
     return LoadedReference(recipe, members, spec)
+
+
+def both_ends(name: str, count: int) -> tuple[LoadedReference, LoadedReference] | None:
+    """The `count` images of lowest and of highest score of what a registered set was chosen from, the lowest and the
+    highest first; None where the set is only a recipe or does not list its highest."""
+    folder = reference_folder(name)
+    if is_recipe_only(folder) or not (folder / HIGHEST_FILE).is_file():
+        return None
+    reference = load_reference_set(name)
+    lowest, highest = reference.members, _read_members(folder / HIGHEST_FILE)
+    return replace(reference, members=lowest.head(count)), replace(reference, members=highest.head(count))
 
 
 def is_recipe_only(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.report.board import board_markdown
-from minoritybench.report.tables import current, setting
+from minoritybench.report.tables import board_data, current, setting
 from minoritybench.store import pretty_json
 
 
@@ -112,7 +112,7 @@ def test_best_is_bold_second_underlined_and_other_settings_unranked(small: Path)
         return record.model_copy(update={"id": record.content_id()})
 
     records = [base, variant("ddim", {"stochasticity": 0.0}, 1.0), variant("ddim", {"stochasticity": 0.5}, -5.0)]
-    text = board_markdown(load_benchmark("digits"), records)
+    text = board_markdown(board_data(load_benchmark("digits"), records))
     ranked, _, others = text.partition("### Other settings")
     row = {line.split(" |")[0]: line for line in ranked.splitlines() if line.startswith("| ")}
     assert "**" in row["| adm"].split(" | ")[1]
@@ -125,7 +125,7 @@ def test_superseded_and_older_records_are_not_shown(small: Path) -> None:
     base = load_record(small / "record.json")
     newer = base.model_copy(update={"created": "2099-01-01T00:00:00+00:00", "command": "again"})
     newer = newer.model_copy(update={"id": newer.content_id()})
-    text = board_markdown(load_benchmark("digits"), [base, newer])
+    text = board_markdown(board_data(load_benchmark("digits"), [base, newer]))
     assert newer.id[:10] in text
     assert base.id[:10] not in text
 

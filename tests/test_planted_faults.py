@@ -31,6 +31,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
 from minoritybench.records import load_benchmark, load_record
 from minoritybench.report.board import board_markdown
+from minoritybench.report.tables import board_data
 from minoritybench.store import sha256_file
 
 
@@ -164,7 +165,7 @@ def test_markup_is_refused_at_the_door_and_shown_as_text_where_it_got_in(boards:
     assert not any("markup" in fault for fault in leaderboards.record_faults(path))
     record = load_record(small / "record.json")
     ddim = record.method.model_copy(update={"name": "ddim", "params": {"stochasticity": "<script>|[x](y)</script>"}})
-    page = board_markdown(load_benchmark("digits"), [record.model_copy(update={"method": ddim})])
+    page = board_markdown(board_data(load_benchmark("digits"), [record.model_copy(update={"method": ddim})]))
     assert "<script" not in page
     assert "| ddim (stochasticity=&lt;script&gt;\\|\\[x](y)&lt;/script&gt;) |" in page
 

@@ -19,6 +19,7 @@ from minoritybench.records import load_benchmark
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown
 from minoritybench.report.published import HEADING, published_page
+from minoritybench.report.tables import board_data
 
 LEADERBOARDS = Path(__file__).parents[1] / "leaderboards"
 SHIPPED = LEADERBOARDS / "published"
@@ -118,7 +119,7 @@ def test_a_file_under_another_boards_name_is_refused(tmp_path: Path) -> None:
 
 def test_published_rows_stand_apart_unranked_in_the_papers_order() -> None:
     published = load_published(SHIPPED)["celeba64"]
-    page = board_markdown(load_benchmark("celeba64"), [], published=published)
+    page = board_markdown(board_data(load_benchmark("celeba64"), [], published=published))
     measured, _, copied = page.partition(HEADING)
     assert "No measured row yet." in measured
     assert "| adm |" not in measured

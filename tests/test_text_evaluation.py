@@ -24,7 +24,7 @@ from minoritybench.metrics.clip_score import MODELS, Backbone
 from minoritybench.records import BenchmarkSpec, RunRecord, load_record
 from minoritybench.report.board import board_markdown
 from minoritybench.report.sample_gallery import write_sample_gallery
-from minoritybench.report.tables import is_declared
+from minoritybench.report.tables import board_data, is_declared
 
 CLIP = {"metric": "CLIPScore", "model": "tiny"}
 KEY = "text/CLIPScore/tiny"
@@ -199,7 +199,7 @@ def test_other_chain_settings_are_a_row_of_their_own(
     forged("sampling.text.guidance_scale", 7.5)(folder / "record.json")
     other, plain = load_record(folder / "record.json"), load_record(runs["adm"] / "record.json")
     assert (is_declared(plain, spec), is_declared(other, spec)) == (True, False)
-    page = board_markdown(spec, [plain, other])
+    page = board_markdown(board_data(spec, [plain, other]))
     assert "| adm (guidance_scale=7.5) |" in page.partition("### Other settings, not ranked")[2]
     assert page.count("| adm |") == 1
 
@@ -227,7 +227,7 @@ def test_rows_without_the_same_prompts_or_seeds_are_not_paired(spec: BenchmarkSp
     plain, other = (load_record(runs[name] / "record.json") for name in ("ddim", "adm"))
 
     def dashes(record: RunRecord) -> int:
-        page = board_markdown(spec, [plain, record], lambda record: pytest.fail("read"))
+        page = board_markdown(board_data(spec, [plain, record], lambda record: pytest.fail("read")))
         return page.partition("image by image")[2].partition("\n\n###")[0].count("| –")
 
     sampling = other.sampling.model_copy(update={"seeds": [0, 2]})

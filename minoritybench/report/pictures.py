@@ -33,6 +33,13 @@ def thumbnail(pixels: Pixels, size: int) -> Pixels:
     return np.asarray(image)
 
 
+def bitmap_uri(pixels: Pixels) -> str:
+    """A BMP as a `data:` URI: larger than a PNG, and the same bytes whatever compression library is installed."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="BMP")
+    return "data:image/bmp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def data_uri(pixels: Pixels) -> str:
     """A PNG as a `data:` URI."""
     return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()

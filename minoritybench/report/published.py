@@ -34,7 +34,7 @@ def published_page(board: PublishedBoard) -> str:
 
 def _table(table: PublishedTable) -> list[str]:
     heads = [table.head, *[f"{c.name} {ARROWS[c.better]}" if c.better else c.name for c in table.columns]]
-    lines = [f"### {table.source}, {table.table}", "", _facts(table), ""]
+    lines = [f"### {table.source}, {table.table}", "", facts(table), ""]
     lines += [table_row(heads), table_row(["---", *["---:"] * len(table.columns)])]
     lines += [table_row([escaped(row.label), *_cells(row.values, table.columns)]) for row in table.rows]
     return [*lines, "", *[f"- {note}" for note in table.notes], *([""] if table.notes else [])]
@@ -45,7 +45,7 @@ def _cells(values: dict[str, float | None], columns: Sequence[PublishedColumn]) 
     return ["–" if value is None else f"{value:.{decimals}f}" for value, decimals in found]
 
 
-def _facts(table: PublishedTable) -> str:
+def facts(table: PublishedTable) -> str:
     """Samples, reference images, steps and encoder, each of them given or said not to be."""
     facts = {
         "samples": table.n_generated,

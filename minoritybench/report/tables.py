@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 from minoritybench.methods import check_known, configure
+from minoritybench.published import PublishedBoard
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
 from minoritybench.report.differences import metric_difference
 from minoritybench.report.paired import BASELINE, Difference, Values, differences, image_metrics
@@ -69,6 +70,30 @@ class PairedSection:
     rows: list[tuple[str, list[Difference | None]]]
 
 
+@dataclass(frozen=True)
+class BoardData:
+    """What one board is made of: a benchmark with its records and the tables of them, figures from papers, or both."""
+
+    name: str
+    title: str
+    benchmark: BenchmarkSpec | None = None
+    records: Sequence[RunRecord] = ()
+    values: Values | None = None
+    sections: Sequence[Section | PairedSection] = ()
+    published: PublishedBoard | None = None
+
+
+def board_data(
+    benchmark: BenchmarkSpec,
+    records: Sequence[RunRecord],
+    values: Values | None = None,
+    published: PublishedBoard | None = None,
+) -> BoardData:
+    """The board of a benchmark; `values` as for `sections`."""
+    tables = sections(benchmark, records, values)
+    return BoardData(benchmark.name, benchmark.title, benchmark, records, values, tables, published)
+
+
 def current(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Of each method, setting and guide the newest record that no other supersedes, in a fixed order."""
     gone = {record.supersedes for record in records}
@@ -110,15 +135,6 @@ def sections(
         part = [record for record in other if record.encoder.guide == guide]
         found += _section(f"Guide and judge {guide}, not ranked", part, benchmark, values, ranked=False)
     return found
-
-
-def first_section(
-    benchmark: BenchmarkSpec, records: Sequence[RunRecord], values: Values | None = None
-) -> Section | None:
-    """Methods at their declared settings, without class labels; None where none was measured."""
-    rows = current([record for record in records if record.benchmark == benchmark.name])
-    part = [r for r in rows if is_declared(r, benchmark) and not r.sampling.class_conditional]
-    return next(iter(_section(DECLARED, part, benchmark, values, ranked=True)), None)
 
 
 def is_declared(record: RunRecord, benchmark: BenchmarkSpec) -> bool:
