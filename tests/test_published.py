@@ -167,5 +167,6 @@ def test_boards_have_the_same_bytes_in_other_surroundings(tmp_path: Path, surrou
     command = [sys.executable, "-m", "minoritybench", "leaderboard", "build"]
     command += ["--results", str(LEADERBOARDS / "results"), "--out", str(tmp_path)]
     subprocess.run(command, env={**os.environ, **surroundings}, check=True, capture_output=True)
-    shipped = {path.name: path.read_bytes() for path in LEADERBOARDS.glob("*.md")}
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.md")} == shipped
+    shipped = {path.name: path.read_bytes() for kind in ("md", "html") for path in LEADERBOARDS.glob(f"*.{kind}")}
+    assert "index.html" in shipped
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == shipped

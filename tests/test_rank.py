@@ -22,7 +22,7 @@ from minoritybench.errors import BadInputError, CheckFailedError
 from minoritybench.microbatch import torch_threads
 from minoritybench.rank import NothingScoredError
 from minoritybench.rank_job import RankRequest, prepare_job
-from minoritybench.references import load_reference_set, parse_keep
+from minoritybench.references import HIGHEST_FILE, MEMBER_COLUMNS, load_reference_set, parse_keep, reference_folder
 
 ARTEFACTS = ("scores.parquet", "reference_set.json", "members.csv", "failures.csv", "gallery.html")
 SQUARE = """class Mine:
@@ -41,6 +41,14 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rank") / "whole"
     minoritybench.rank_dataset("digits", out=out, shard_size=64)
     return out
+
+
+def test_the_highest_of_an_embedded_set_are_those_of_a_ranking(ranked: Path) -> None:
+    scores = pd.read_parquet(ranked / "scores.parquet").sort_values("rank", ascending=False)
+    shipped = pd.read_csv(reference_folder("digits") / HIGHEST_FILE)
+    assert list(shipped.columns) == MEMBER_COLUMNS
+    assert shipped["id"].tolist() == scores["id"].head(len(shipped)).tolist()
+    assert shipped["score"].tolist() == pytest.approx(scores["score"].head(len(shipped)).tolist(), abs=1e-4)
 
 
 def test_artefacts_have_the_promised_columns(ranked: Path) -> None:
