@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import tempfile
@@ -13,12 +12,13 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
+from minoritybench.badges import badge_faults
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.measures import Arrays
 from minoritybench.published import load_published
 from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.record_files import RECORD_NAME, history_faults, size_faults, stray_faults
-from minoritybench.records import BenchmarkSpec, RunRecord, Tolerance, load_benchmark, load_record
+from minoritybench.records import BenchmarkSpec, RunRecord, load_benchmark, load_record
 from minoritybench.registry import entries
 from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
@@ -31,7 +31,6 @@ PUBLISHED_FOLDER = "published"
 INDEX = "index.html"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
-_FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
 
 
 def find_records(results: Path) -> list[Path]:
@@ -96,12 +95,14 @@ def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     """
     paths = find_records(results)
     faults = [*(history_faults(results, against) if against else ()), *stray_faults(results, paths)]
-    gone = _superseded(paths)
+    records = _readable(paths)
+    gone = _superseded(records)
     faults += [fault for path in paths for fault in record_faults(path, results, gone)]
-    faults += _repeat_faults(paths, gone)
+    faults += _repeat_faults(records, gone)
     if faults:
-        return faults  # boards of faulty records would only repeat the news
-    faults = [f"{path}: {fault}" for path, fault in _supersede_faults([(path, load_record(path)) for path in paths])]
+        return faults  # badges and boards of faulty records would only repeat the news
+    faults = [f"{path}: {fault}" for path, fault in _supersede_faults(records)]
+    faults += map(_one_line, badge_faults(results, [record for _, record in records]))
     try:
         for path, text in build(results, out).items():
             faults += _line_faults(path, text)
@@ -144,10 +145,10 @@ def _readable(paths: Sequence[Path]) -> list[tuple[Path, RunRecord]]:
     return records
 
 
-def _repeat_faults(paths: Sequence[Path], superseded: frozenset[str]) -> Iterator[str]:
+def _repeat_faults(records: Sequence[tuple[Path, RunRecord]], superseded: frozenset[str]) -> Iterator[str]:
     """One measurement makes one row: of records on the boards no two have the same setting and the same images."""
     first: dict[tuple[str, ...], Path] = {}
-    for path, record in _readable(paths):
+    for path, record in records:
         if record.id in superseded:
             continue
         images = [artifact.sha256 for artifact in record.artifacts if artifact.path == PER_IMAGE_FILE]
@@ -156,9 +157,8 @@ def _repeat_faults(paths: Sequence[Path], superseded: frozenset[str]) -> Iterato
             yield f"{path}: a duplicate of {other}; to replace that record, supersede it"
 
 
-def _superseded(paths: Sequence[Path]) -> frozenset[str]:
+def _superseded(records: Sequence[tuple[Path, RunRecord]]) -> frozenset[str]:
     """Ids that a readable record of the same benchmark and method takes the place of."""
-    records = _readable(paths)
     bad = {path for path, _ in _supersede_faults(records)}
     return frozenset(r.supersedes for path, r in records if r.supersedes is not None and path not in bad)
 
@@ -183,7 +183,8 @@ def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
         raise BadInputError("; ".join(faults))
     record = load_record(path)
     if supersedes is not None:
-        record = record.model_copy(update={"supersedes": _filed_id(supersedes, results)})
+        _, older = filed_record(supersedes, results, "--supersedes")
+        record = record.model_copy(update={"supersedes": older.id})
         record = record.model_copy(update={"id": record.content_id()})
     filed = [(other, load_record(other)) for other in find_records(results)]
     for fault in (fault for own, fault in _supersede_faults([*filed, (path, record)]) if own == path):
@@ -203,10 +204,12 @@ def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
     return place
 
 
-def _filed_id(start: str, results: Path) -> str:
-    found = [record.id for record in map(load_record, find_records(results)) if record.id.startswith(start)]
+def filed_record(start: str, results: Path, flag: str) -> tuple[Path, RunRecord]:
+    """The filed record whose id begins so, and its file. Errors: not exactly one does; the line names `flag`."""
+    filed = [(path, load_record(path)) for path in find_records(results)]
+    found = [(path, record) for path, record in filed if record.id.startswith(start)]
     if len(found) != 1:
-        raise BadInputError(f"--supersedes {start!r} is the start of {len(found)} filed records' ids, not of one")
+        raise BadInputError(f"{flag} {start!r} is the start of {len(found)} filed records' ids, not of one")
     return found[0]
 
 
@@ -282,21 +285,3 @@ def declared_record(benchmark: BenchmarkSpec, method: str, results: Path) -> Run
         if same and not record.sampling.class_conditional and is_declared(record, benchmark):
             return record
     raise BadInputError(f"no record of {method!r} at its declared settings in {results}")
-
-
-def drift(record: RunRecord, again: RunRecord, seed: int) -> list[tuple[str, float, float, float]]:
-    """Metrics of one seed, recorded against measured again: `(name, recorded, measured, allowed difference)`; NaN where
-    the metric is gone."""
-    now = {metric.id: metric.per_seed[str(seed)] for metric in again.metrics}
-    rows = []
-    for metric in record.metrics:
-        value = metric.per_seed[str(seed)]
-        rows.append((metric.name, value, now.get(metric.id, math.nan), allowed(metric.name, value, record.tolerance)))
-    return rows
-
-
-def allowed(name: str, value: float, tolerance: Tolerance) -> float:
-    """How far a metric may drift between machines, by its kind."""
-    if name.startswith("JEPA-SCORE"):
-        return tolerance.score_nats
-    return tolerance.fraction if name in _FRACTIONS else tolerance.fd_relative * abs(value)

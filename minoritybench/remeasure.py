@@ -1,12 +1,43 @@
-"""Run a filed record's measurement again, here."""
+"""Run a filed record's measurement again, here, and compare."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from minoritybench.badges import Badge, Granted
+from minoritybench.errors import CheckFailedError
 from minoritybench.evaluation import evaluate
-from minoritybench.records import RunRecord, TextSpec
+from minoritybench.provenance import utc_now
+from minoritybench.records import RunRecord, TextSpec, Tolerance, ToolRecord
+
+_FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A metric of one seed as recorded and as measured again, NaN where it is gone, and how far they may differ."""
+
+    metric: str
+    seed: int
+    recorded: float
+    measured: float
+    allowed: float
+
+    @property
+    def fraction(self) -> float:
+        """The difference as a fraction of what is allowed; inf where the metric is gone."""
+        difference = abs(self.measured - self.recorded)
+        if difference == 0:
+            return 0.0
+        return difference / self.allowed if difference < math.inf and self.allowed > 0 else math.inf
+
+    @property
+    def fits(self) -> bool:
+        """Whether the difference is allowed."""
+        return self.fraction <= 1
 
 
 def measure_again(record: RunRecord, seeds: Sequence[int], out: Path) -> RunRecord:
@@ -25,4 +56,50 @@ def measure_again(record: RunRecord, seeds: Sequence[int], out: Path) -> RunReco
         prompts=text.get("prompts"),
         chain={key: text[key] for key in TextSpec.model_fields if key in text and key != "prompts"},
         out=out,
+    )
+
+
+def drifts(record: RunRecord, again: RunRecord, seed: int) -> list[Drift]:
+    """Every metric of a record on one seed, recorded against measured again."""
+    now = {metric.id: metric.per_seed[str(seed)] for metric in again.metrics}
+    rows = []
+    for metric in record.metrics:
+        value = metric.per_seed[str(seed)]
+        allowed = _allowed(metric.name, value, record.tolerance)
+        rows.append(Drift(metric.name, seed, value, now.get(metric.id, math.nan), allowed))
+    return rows
+
+
+def _allowed(name: str, value: float, tolerance: Tolerance) -> float:
+    """How far a metric may drift between machines, by its kind."""
+    if name.startswith("JEPA-SCORE"):
+        return tolerance.score_nats
+    return tolerance.fraction if name in _FRACTIONS else tolerance.fd_relative * abs(value)
+
+
+def refuse_dirty(tool: ToolRecord) -> None:
+    """A badge names the commit that measured, so there has to be one. Errors: exit 1."""
+    if tool.commit is None or tool.dirty is not False:
+        raise CheckFailedError("no badge from a dirty tree or outside a git checkout: commit first, then measure again")
+
+
+def earned_badge(record: RunRecord, again: RunRecord, badge: Granted, by: str) -> Badge:
+    """The badge that a record earns by `again`, made of some of its seeds by `measure_again`. Errors: a metric differs
+    beyond its tolerance, or the tree was dirty (exit 1)."""
+    refuse_dirty(again.minoritybench)
+    rows = [row for seed in again.sampling.seeds for row in drifts(record, again, seed)]
+    worst = max(rows, key=lambda row: row.fraction)
+    if not worst.fits:
+        raise CheckFailedError(f"no badge: {worst.metric} of seed {worst.seed} differs beyond its tolerance")
+    return Badge(
+        record=record.id,
+        badge=badge,
+        by=by,
+        on=utc_now()[:10],
+        commit=again.minoritybench.commit or "",
+        device=again.environment.device,
+        seeds=sorted(again.sampling.seeds),
+        n=again.sampling.n,
+        largest_drift=worst.fraction,
+        metric=worst.metric,
     )

@@ -11,7 +11,7 @@ from forged_records import filed, forge_metric
 from minoritybench import leaderboards
 from minoritybench.cli.leaderboard import command
 from minoritybench.records import RunRecord, load_benchmark, load_record
-from minoritybench.remeasure import measure_again
+from minoritybench.remeasure import drifts, measure_again
 
 SHIPPED = Path(__file__).parents[1] / "leaderboards" / "results"
 
@@ -71,3 +71,23 @@ def test_everything_that_a_row_is_told_apart_by_is_passed_on(monkeypatch: pytest
         assert call["settings"] == {**record.method.params, "preset": record.method.preset}
         assert (call["guide"], call["class_conditional"]) == (record.encoder.guide, record.sampling.class_conditional)
         assert (call["n"], call["seeds"], call["generator"]) == (1000, (11,), "digits-ddpm")
+
+
+def test_drift_allows_the_recorded_tolerance_and_no_more(small: Path) -> None:
+    record = load_record(small / "record.json")
+    seed = record.sampling.seeds[0]
+
+    def off(factor: float, shift: float) -> list[str]:
+        metrics = [
+            m.model_copy(update={"per_seed": {k: v * factor + shift for k, v in m.per_seed.items()}})
+            for m in record.metrics
+        ]
+        again = record.model_copy(update={"metrics": metrics[1:]})
+        return [drift.metric for drift in drifts(record, again, seed) if not drift.fits]
+
+    gone = record.metrics[0].name
+    assert off(1.0, 0.009) == [gone]
+    relative = ("FD (digits-pca20)", "AvgkNN", "AuthPct", "rarity")
+    assert off(1.0, 0.011) == [gone, *(m.name for m in record.metrics[1:] if m.name not in relative)]
+    assert "FD (digits-pca20)" in off(1.03, 0.0)
+    assert "FD (digits-pca20)" not in off(1.01, 0.0)

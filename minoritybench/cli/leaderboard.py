@@ -1,4 +1,4 @@
-"""minoritybench leaderboard build|check|add"""
+"""minoritybench leaderboard build|check|add|badge"""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from minoritybench.cli.options import Registered, benchmark_option
-from minoritybench.errors import CheckFailedError
+from minoritybench.cli.options import Registered
+from minoritybench.errors import BadInputError, CheckFailedError
 
 if TYPE_CHECKING:
+    from minoritybench.badges import Granted
     from minoritybench.records import RunRecord
 
 _results = click.option(
@@ -69,7 +70,15 @@ def build_command(results: Path, out: Path) -> None:
     default=None,
     help="Also run METHOD again on one seed, or every row of the board on all of theirs, and compare with the records.",
 )
-@benchmark_option("The benchmark to remeasure on.")
+@click.option(
+    "--benchmark",
+    "benchmarks",
+    type=Registered("benchmarks"),
+    multiple=True,
+    default=("digits",),
+    show_default=True,
+    help="The board to remeasure on. Repeatable.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -77,7 +86,12 @@ def build_command(results: Path, out: Path) -> None:
     help="The one seed to remeasure. Default: the record's first; with `all` each of them.",
 )
 def check_command(
-    results: Path, out: Path, against: str | None, remeasure: str | None, benchmark: str, seed: int | None
+    results: Path,
+    out: Path,
+    against: str | None,
+    remeasure: str | None,
+    benchmarks: tuple[str, ...],
+    seed: int | None,
 ) -> None:
     """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
     from minoritybench.leaderboards import check, find_records
@@ -89,7 +103,7 @@ def check_command(
         raise CheckFailedError(f"{len(faults)} faults in the leaderboards")
     click.echo(f"{len(find_records(results))} records valid, boards up to date")
     if remeasure is not None:
-        _remeasure(results, benchmark, remeasure, seed)
+        _remeasure(results, benchmarks, remeasure, seed)
 
 
 @command.command("add")
@@ -103,40 +117,83 @@ def add_command(record: Path, results: Path, supersedes: str | None) -> None:
     click.echo(f"filed in {add(record, results, supersedes)}; now run: minoritybench leaderboard build")
 
 
-def _remeasure(results: Path, benchmark_name: str, method: str, requested: int | None) -> None:
+@command.command("badge")
+@click.argument("record_id", metavar="ID")
+@click.option(
+    "--as",
+    "badge",
+    type=click.Choice(["ci", "maintainer"]),
+    required=True,
+    help="Who measures again: a public CI job, or a maintainer on a machine of theirs.",
+)
+@click.option("--by", required=True, metavar="TEXT", help="Their name, or that of the job; short and plain.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="A seed to measure again. Repeatable. Default: the record's first.",
+)
+@_results
+def badge_command(record_id: str, badge: Granted, by: str, seeds: tuple[int, ...], results: Path) -> None:
+    """Measure the filed record ID (the start of an id) again and, where every metric is within its tolerance, note that
+    in badges.json beside the results."""
+    from minoritybench.badges import add_badge, plain, read_badges
+    from minoritybench.leaderboards import filed_record, record_faults
+    from minoritybench.provenance import tool_record
+    from minoritybench.remeasure import earned_badge, refuse_dirty
+
+    try:
+        plain(by)
+    except ValueError as error:
+        raise BadInputError(f"--by {by!r} {error}") from error
+    path, record = filed_record(record_id, results, "ID")
+    if faults := record_faults(path, results):  # also keeps a method file that a record names from being run
+        raise CheckFailedError("; ".join(faults))
+    read_badges(results)  # what is wrong with it is told before anything is measured
+    refuse_dirty(tool_record())
+    again = _measured_again(record, sorted(set(seeds)) or record.sampling.seeds[:1])
+    earned = earned_badge(record, again, badge, by)
+    click.echo(f"{badge} badge of {record.id[:10]} in {add_badge(results, earned)}")
+
+
+def _remeasure(results: Path, benchmarks: Sequence[str], method: str, requested: int | None) -> None:
     from minoritybench.leaderboards import declared_record, shown_records
     from minoritybench.records import load_benchmark
+    from minoritybench.remeasure import drifts
 
-    benchmark = load_benchmark(benchmark_name)
-    if method == _ALL:
-        records = shown_records(benchmark, results)
-        click.echo(f"{len(records)} rows on the board of {benchmark_name} to measure again")
-    else:
-        records = [declared_record(benchmark, method, results)]
+    records = []
+    for benchmark in map(load_benchmark, dict.fromkeys(benchmarks)):
+        if method == _ALL:
+            rows = shown_records(benchmark, results)
+            click.echo(f"{len(rows)} rows on the board of {benchmark.name} to measure again")
+            records += rows
+        else:
+            records.append(declared_record(benchmark, method, results))
     off = 0
     for record in records:
         first = record.sampling.seeds if method == _ALL else record.sampling.seeds[:1]
-        off += _drifted(record, first if requested is None else [requested])
+        seeds = first if requested is None else [requested]
+        again = _measured_again(record, seeds)
+        off += sum(not drift.fits for seed in seeds for drift in drifts(record, again, seed))
     if off:
         raise CheckFailedError(f"{off} metrics differ from their records beyond the tolerance")
 
 
-def _drifted(record: RunRecord, seeds: Sequence[int]) -> int:
-    """Measure a record again and tell every metric of every seed; how many are off."""
-    from minoritybench.leaderboards import drift
-    from minoritybench.remeasure import measure_again
+def _measured_again(record: RunRecord, seeds: Sequence[int]) -> RunRecord:
+    """Measure some seeds of a record again and tell every metric of each."""
+    from minoritybench.remeasure import drifts, measure_again
     from minoritybench.report.table import row_label
 
     if not set(seeds) <= set(record.sampling.seeds):
-        raise CheckFailedError(f"the record of {record.method.name} has the seeds {record.sampling.seeds}, not {seeds}")
+        own = record.sampling.seeds
+        raise BadInputError(f"--seed: the record of {record.method.name} has the seeds {own}, not {list(seeds)}")
     with tempfile.TemporaryDirectory() as folder:
         again = measure_again(record, seeds, Path(folder) / "run")
-    off = 0
     for seed in seeds:
-        click.echo(f"{row_label(record, record.method.params)}, record {record.id[:10]}, seed {seed}")
-        for name, before, after, limit in drift(record, again, seed):
-            fits = abs(after - before) <= limit  # False for NaN: a metric that is gone does not fit
-            off += not fits
-            told = f"recorded {before:10.4f}  now {after:10.4f}  allowed {limit:.4f}"
-            click.echo(f"{'ok ' if fits else 'OFF'} {name:<36} {told}")
-    return off
+        label = row_label(record, record.method.params)
+        click.echo(f"{label} on {record.benchmark}, record {record.id[:10]}, seed {seed}")
+        for drift in drifts(record, again, seed):
+            told = f"recorded {drift.recorded:10.4f}  now {drift.measured:10.4f}  allowed {drift.allowed:.4f}"
+            click.echo(f"{'ok ' if drift.fits else 'OFF'} {drift.metric:<36} {told}")
+    return again
