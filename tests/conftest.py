@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forged_records import ask_for_few, saved
+from forged_records import ask_for_few, git, saved
 from torch import Tensor
 
 import minoritybench
@@ -66,6 +66,18 @@ def boards(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     ask_for_few(monkeypatch)
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     return tmp_path / "leaderboards"
+
+
+@pytest.fixture
+def checkout(boards: Path) -> Path:
+    """The boards in a git repository of their own, filed on main, on a branch that has a commit more."""
+    root = boards.parent
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "filed")
+    git(root, "switch", "-q", "-c", "branch")
+    git(root, "commit", "-q", "--allow-empty", "-m", "more")
+    return boards
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def ask_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = load_benchmark("digits").model_copy(update={"n": 12})
     for module in (leaderboards, record_checks):
         monkeypatch.setattr(module, "load_benchmark", lambda name: spec if name == spec.name else load_benchmark(name))
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """A git command with an identity of its own."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
 def filed(boards: Path) -> Path:

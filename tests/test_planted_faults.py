@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run
 from forged_records import (
     add_metric,
     drop_metric,
@@ -149,6 +150,55 @@ def test_planted_faults_are_found(boards: Path, change, message: str) -> None:  
     change(filed(boards))
     faults = leaderboards.check(boards / "results", boards)
     assert any(message in fault for fault in faults), faults
+
+
+def delete(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def misplace(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "message", "options"),
+    [
+        pytest.param(tamper("metrics.0.value", 1.0), "", "it was edited", (), id="edited number"),
+        pytest.param(delete, "", "was deleted since", ("--against", "main"), id="deleted record"),
+        pytest.param(
+            misplace, "elsewhere", "filed in the wrong folder; it belongs in digits/adm/", (), id="wrong folder"
+        ),
+        pytest.param(forged("sampling.n", 5), "", "n=5 is below the benchmark's 12", (), id="n too small"),
+        pytest.param(
+            tamper("metrics.0.value", float("nan")), "", "metrics.0.value: Input should be a fin", (), id="NaN"
+        ),
+        pytest.param(forged("method.name", "magic"), "", "unknown method 'magic'", (), id="unknown method"),
+        pytest.param(pad, "", "record.json has 1,", (), id="oversized file"),
+        pytest.param(file_again, None, "a duplicate of ", (), id="duplicate"),
+        pytest.param(
+            forged("reference_set.sha256", "f" * 64), "", "another reference set (ffff", (), id="reference set"
+        ),
+        pytest.param(forged("command", "<script>x</script>"), "", "command holds markup, '<script'", (), id="script"),
+    ],
+)
+def test_ten_planted_faults(  # type: ignore[no-untyped-def]
+    checkout: Path, change, place: str | None, message: str, options: tuple[str, ...]
+) -> None:
+    """The command says what is wrong in a line that begins with the file, and exits with 1. `place` is the folder where
+    the file then lies, its own if empty; of duplicates either may be named."""
+    command = ("leaderboard", "check", "--results", str(checkout / "results"), "--out", str(checkout), *options)
+    assert run(*command)[0] == 0
+    path = filed(checkout)
+    change(path)
+    named = (
+        checkout.rglob("record.json")
+        if place is None
+        else [path.parent.with_name(place or path.parent.name) / path.name]
+    )
+    code, output = run(*command)
+    assert code == 1
+    starts = tuple(f"{file}: " for file in named)
+    assert any(line.startswith(starts) and message in line for line in output.splitlines()), output
 
 
 def test_a_record_that_supersedes_the_same_measurement_is_no_duplicate(boards: Path, small: Path) -> None:

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from forged_records import filed, flip_last_byte, tamper
+from forged_records import filed, flip_last_byte, git, tamper
 
 from minoritybench import leaderboards
 from minoritybench.cli.leaderboard import command
 from minoritybench.errors import BadInputError
-
-
-def git(folder: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "init.defaultBranch=main"]
-    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
-
-
-@pytest.fixture
-def checkout(boards: Path) -> Path:
-    """The boards in a git repository of their own, filed on main, on a branch that has a commit more."""
-    root = boards.parent
-    git(root, "init", "-q")
-    git(root, "add", "-A")
-    git(root, "commit", "-q", "-m", "filed")
-    git(root, "switch", "-q", "-c", "branch")
-    git(root, "commit", "-q", "--allow-empty", "-m", "more")
-    return boards
 
 
 def faults(boards: Path, against: str = "main") -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import yaml
+from forged_records import git
 
 from minoritybench.cli import cli
 from minoritybench.record_files import LARGEST, MEBIBYTE
+from minoritybench.records import load_benchmark
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -69,6 +73,48 @@ def test_submissions_are_checked_against_where_they_began() -> None:
     assert any("--against" in step.get("run", "") for step in steps)
 
 
+@pytest.mark.parametrize(
+    ("changed", "code"), [("leaderboards/badges.json", 1), ("leaderboards/results/new/record.json", 0)]
+)
+def test_a_submission_cannot_grant_badges(tmp_path: Path, changed: str, code: int) -> None:
+    """The step's own script, where the branch has changed one file and main has changed the badges since."""
+    steps = load(ROOT / ".github" / "workflows" / "submission.yml")["jobs"]["check"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("name") == "no badges in a pull request"]
+
+    def commit(file: str, text: str) -> None:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-qm", "change")
+
+    git(tmp_path, "init", "-q")
+    commit("leaderboards/badges.json", "[]")
+    git(tmp_path, "switch", "-qc", "branch")
+    commit(changed, "new")
+    git(tmp_path, "switch", "-q", "main")
+    commit("leaderboards/badges.json", "[1]")
+    git(tmp_path, "switch", "-q", "branch")
+    environment = {**os.environ, "BASE": "main"}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.startswith("::error file=leaderboards/badges.json::") == bool(code)
+    assert done.stdout.count("\n") == code
+
+
+def test_every_embedded_board_with_rows_is_measured_again() -> None:
+    """One method of each in `.ci/run`, all rows in the leaderboard workflow."""
+    rows = {path.name for path in (ROOT / "leaderboards" / "results").iterdir()}
+    embedded = {name for name in rows if load_benchmark(name).generator in ("digits-ddpm", "digits-sd")}
+    (line,) = re.findall(
+        r"^minoritybench leaderboard check .*", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE
+    )
+    parse(line)
+    assert set(re.findall(r"--benchmark (\S+)", line)) == embedded
+    jobs = load(ROOT / ".github" / "workflows" / "leaderboard.yml")["jobs"]
+    assert set(jobs["remeasure"]["strategy"]["matrix"]["benchmark"]) == embedded
+
+
 def test_tests_run_on_two_versions_of_python() -> None:
     assert len(load(ROOT / ".github" / "workflows" / "tests.yml")["jobs"]["tests"]["strategy"]["matrix"]["python"]) == 2
 
@@ -82,9 +128,9 @@ def test_commands_of_the_workflows_exist() -> None:
 
 
 def test_commands_of_the_guide_exist() -> None:
-    (block,) = re.findall(r"```sh\n(.*?)```", SUBMITTING, re.DOTALL)
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", SUBMITTING, re.DOTALL))
     inline = [text for text in re.findall(r"`(minoritybench leaderboard [^`]*)`", SUBMITTING) if "METHOD" not in text]
-    for line in [*block.strip().splitlines(), *inline]:
+    for line in [*blocks.strip().splitlines(), *inline]:
         parse(" ".join(line.split()))
 
 
