@@ -39,8 +39,8 @@ Plain = Annotated[str, AfterValidator(plain)]
 class Badge(BaseModel):
     """A row was measured again and came out within its tolerance.
 
-    `record` is the full id. `badge` is `ci` for a public CI job, `maintainer` for a machine of a maintainer's; `by` names
-    it. `on` is the date (UTC), `commit` the minoritybench that measured, on `device`, `seeds` of `n` samples.
+    `record` is the full id. `badge` is `ci` for a public CI job, `maintainer` for a machine of a maintainer's;
+    `by` names it. `on` is the date (UTC), `commit` the minoritybench that measured, on `device`, `n` samples a seed.
     `largest_drift` is the largest difference as a fraction of what the tolerance allows, and `metric` has it.
     """
 

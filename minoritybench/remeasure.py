@@ -77,16 +77,17 @@ def _allowed(name: str, value: float, tolerance: Tolerance) -> float:
     return tolerance.fraction if name in _FRACTIONS else tolerance.fd_relative * abs(value)
 
 
-def refuse_dirty(tool: ToolRecord) -> None:
-    """A badge names the commit that measured, so there has to be one. Errors: exit 1."""
+def clean_commit(tool: ToolRecord) -> str:
+    """The commit that a badge names as the one that measured. Errors: there is none, or the tree differs (exit 1)."""
     if tool.commit is None or tool.dirty is not False:
         raise CheckFailedError("no badge from a dirty tree or outside a git checkout: commit first, then measure again")
+    return tool.commit
 
 
 def earned_badge(record: RunRecord, again: RunRecord, badge: Granted, by: str) -> Badge:
     """The badge that a record earns by `again`, made of some of its seeds by `measure_again`. Errors: a metric differs
     beyond its tolerance, or the tree was dirty (exit 1)."""
-    refuse_dirty(again.minoritybench)
+    commit = clean_commit(again.minoritybench)
     rows = [row for seed in again.sampling.seeds for row in drifts(record, again, seed)]
     worst = max(rows, key=lambda row: row.fraction)
     if not worst.fits:
@@ -96,7 +97,7 @@ def earned_badge(record: RunRecord, again: RunRecord, badge: Granted, by: str) -
         badge=badge,
         by=by,
         on=utc_now()[:10],
-        commit=again.minoritybench.commit or "",
+        commit=commit,
         device=again.environment.device,
         seeds=sorted(again.sampling.seeds),
         n=again.sampling.n,

@@ -50,6 +50,15 @@ def test_an_empty_board_has_nothing_to_measure(boards: Path) -> None:
     assert "0 rows on the board of celeba64" in output
 
 
+def test_several_boards_are_measured_in_one_go(boards: Path) -> None:
+    code, output = check(
+        boards, "--remeasure", "all", "--seed", "12", "--benchmark", "celeba64", "--benchmark", "digits"
+    )
+    assert code == 0
+    assert "0 rows on the board of celeba64 to measure again\n1 rows on the board of digits" in output
+    assert output.count("\nok ") == len(load_record(filed(boards)).metrics)
+
+
 def test_shown_are_the_rows_of_the_board() -> None:
     records = leaderboards.shown_records(load_benchmark("digits"), SHIPPED)
     page = (SHIPPED.parent / "digits.md").read_text("utf-8")

@@ -36,7 +36,7 @@ class _MethodOrAll(Registered):
 
 @click.group("leaderboard", short_help="Build, check and extend the leaderboards.")
 def command() -> None:
-    """Boards are generated from the records in leaderboards/results and from nothing else.
+    """Measured rows are generated from the records in leaderboards/results and from nothing else.
 
     \b
     Example: minoritybench leaderboard check
@@ -141,7 +141,7 @@ def badge_command(record_id: str, badge: Granted, by: str, seeds: tuple[int, ...
     from minoritybench.badges import add_badge, plain, read_badges
     from minoritybench.leaderboards import filed_record, record_faults
     from minoritybench.provenance import tool_record
-    from minoritybench.remeasure import earned_badge, refuse_dirty
+    from minoritybench.remeasure import clean_commit, earned_badge
 
     try:
         plain(by)
@@ -151,10 +151,11 @@ def badge_command(record_id: str, badge: Granted, by: str, seeds: tuple[int, ...
     if faults := record_faults(path, results):  # also keeps a method file that a record names from being run
         raise CheckFailedError("; ".join(faults))
     read_badges(results)  # what is wrong with it is told before anything is measured
-    refuse_dirty(tool_record())
+    clean_commit(tool_record())  # hours would be lost if only the end told
     again = _measured_again(record, sorted(set(seeds)) or record.sampling.seeds[:1])
     earned = earned_badge(record, again, badge, by)
-    click.echo(f"{badge} badge of {record.id[:10]} in {add_badge(results, earned)}")
+    path = add_badge(results, earned)
+    click.echo(f"{badge} badge of {record.id[:10]} noted in {path}; now run: minoritybench leaderboard build")
 
 
 def _remeasure(results: Path, benchmarks: Sequence[str], method: str, requested: int | None) -> None:
