@@ -135,7 +135,7 @@ def test_a_faulty_record_is_not_run_at_all(boards: Path, tree: Callable[[bool], 
     trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Trap: pass\n")
     tamper("method.name", f"{trap}:Trap", honest_id=True)(filed(boards))
     code, output = ask(boards, "--as", "ci")
-    assert (code, "unknown method" in output) == (1, True)
+    assert (code, "unknown method" in output, output.count("\n")) == (1, True, 1)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -149,7 +149,7 @@ def badge_command(record_id: str, badge: Granted, by: str, seeds: tuple[int, ...
         raise BadInputError(f"--by {by!r} {error}") from error
     path, record = filed_record(record_id, results, "ID")
     if faults := record_faults(path, results):  # also keeps a method file that a record names from being run
-        raise CheckFailedError("; ".join(faults))
+        raise CheckFailedError(f"no badge for a record with {len(faults)} faults, the first of which is {faults[0]}")
     read_badges(results)  # what is wrong with it is told before anything is measured
     clean_commit(tool_record())  # hours would be lost if only the end told
     again = _measured_again(record, sorted(set(seeds)) or record.sampling.seeds[:1])
