@@ -12,7 +12,7 @@ from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 
-from minoritybench.badges import badge_faults
+from minoritybench.badges import badge_faults, load_badges
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.measures import Arrays
 from minoritybench.published import load_published
@@ -44,13 +44,14 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     found = {path.parent: load_record(path) for path in find_records(results)}
     folders, records = {record.id: folder for folder, record in found.items()}, list(found.values())
     published = load_published(results.parent / PUBLISHED_FOLDER)
-    boards = []
+    boards, badges = [], load_badges(results)
     for name in sorted(entries("benchmarks")):
         benchmark = load_benchmark(name)
-        boards.append(board_data(benchmark, records, image_values(benchmark, folders), published.pop(name, None)))
+        values = image_values(benchmark, folders)
+        boards.append(board_data(benchmark, records, values, published.pop(name, None), badges))
     boards += [BoardData(name, figures.title, published=figures) for name, figures in published.items()]
     pages = {out / f"{board.name}.md": board_markdown(board) for board in boards}
-    pages[out / INDEX] = index_html(boards, results, folders, lambda record: "self")
+    pages[out / INDEX] = index_html(boards, results, folders)
     readme = out.parent / "README.md"
     if readme.is_file():
         text = _readme_text(readme)

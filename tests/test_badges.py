@@ -266,3 +266,13 @@ def test_check_names_the_file_and_fails(boards: Path) -> None:
     code, output = run("leaderboard", "check", "--results", str(boards / "results"), "--out", str(boards))
     assert code == 1
     assert f"{boards / 'badges.json'}: entry 1" in output
+
+
+def test_boards_show_who_measured_a_row(boards: Path) -> None:
+    assert f"`{load_record(filed(boards)).id[:10]}` self |" in (boards / "digits.md").read_text()
+    add_badge(boards / "results", badge_for(load_record(filed(boards))))
+    leaderboards.write_boards(boards / "results", boards)
+    assert f"`{load_record(filed(boards)).id[:10]}` ci |" in (boards / "digits.md").read_text()
+    page = (boards / "index.html").read_text()
+    assert '<span class="badge ci-run">ci</span>' in page
+    assert "ci: again by the weekly job on 2026" in page

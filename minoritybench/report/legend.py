@@ -66,6 +66,8 @@ def _legend(benchmark: BenchmarkSpec) -> list[str]:
         " three seeds leave much room. Nothing corrects for the number of rows and columns.",
         *_reference_legend(benchmark),
         "Milliseconds a sample are those of the machine that made the record and compare within it only.",
+        "Record: its id, and who measured the row. `self`: whoever submitted it and nobody else; `ci` or `maintainer`:"
+        " measured again, within its tolerance, by a public job or by a maintainer (`badges.json`).",
     ]
 
 

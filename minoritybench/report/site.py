@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from markupsafe import Markup
 
+from minoritybench.badges import Badge, badge_of
 from minoritybench.records import BenchmarkSpec, ReferenceSet, RunRecord
 from minoritybench.references import LoadedReference, both_ends
 from minoritybench.registry import entries, method_names
@@ -46,10 +47,11 @@ class CellView:
 
 @dataclass(frozen=True)
 class RowView:
-    """A row as drawn."""
+    """A row as drawn; `earned` is what its badge other than `self` stands on."""
 
     row: Row
     badge: str
+    earned: Badge | None
     cells: list[CellView]
     milliseconds: str
 
@@ -116,11 +118,11 @@ class MethodView:
     rows: list[tuple[BoardView, RowView]]
 
 
-def index_html(boards: Iterable[BoardData], results: Path, folders: Mapping[str, Path], badge: Badge) -> str:
-    """The whole page. `folders`: where each record lies, by id, below the `results` folder; `badge` says who measured
-    a row. Rows with a record's values are drawn as they are; the page asks for nothing from anywhere."""
+def index_html(boards: Iterable[BoardData], results: Path, folders: Mapping[str, Path]) -> str:
+    """The whole page. `folders`: where each record lies, by id, below the `results` folder. The page asks for nothing
+    from anywhere."""
     purse = _Purse(results, folders)
-    views = [_board(data, purse, badge) for data in boards]
+    views = [_board(data, purse) for data in boards]
     views.sort(key=lambda view: not view.tables)  # measured boards first, else the order given
     return render(
         "index.html",
@@ -131,9 +133,6 @@ def index_html(boards: Iterable[BoardData], results: Path, folders: Mapping[str,
         sheet_images=SHEET_IMAGES,
         facts=facts,
     )
-
-
-Badge = Callable[[RunRecord], str]
 
 
 class _Purse:
@@ -152,14 +151,16 @@ class _Purse:
         return Sheet(row.label, row.record.method.name, row.record.sampling.seeds[0], place, uri)
 
 
-def _board(data: BoardData, purse: _Purse, badge: Badge) -> BoardView:
+def _board(data: BoardData, purse: _Purse) -> BoardView:
     if data.benchmark is None:
         return BoardView(data)
     tables = [section for section in data.sections if isinstance(section, Section)]
     paired = next((section for section in data.sections if isinstance(section, PairedSection)), None)
     return BoardView(
         data,
-        tables=[_table(section, f"{data.name}-{number}", badge) for number, section in enumerate(tables, start=1)],
+        tables=[
+            _table(section, f"{data.name}-{number}", data.badges) for number, section in enumerate(tables, start=1)
+        ],
         paired=None if paired is None else _paired(paired, f"{data.name}-paired"),
         plots=plots(data.benchmark, tables, data.values),
         sheets=[(section.title, _sheets(section, plain_method(data.benchmark), purse)) for section in tables],
@@ -173,7 +174,7 @@ def _sheets(section: Section, plain: str, purse: _Purse) -> list[Sheet]:
     return [purse.sheet(row) for row in sorted(section.rows, key=lambda row: row.record.method.name != plain)]
 
 
-def _table(section: Section, anchor: str, badge: Badge) -> TableView:
+def _table(section: Section, anchor: str, badges: Mapping[str, Badge]) -> TableView:
     key = next((c for c in section.columns if c.name.startswith(("FD ", "cFID"))), section.columns[0])
     place = section.columns.index(key)
     spans = [_span([row.cells[number] for row in section.rows]) for number in range(len(section.columns))]
@@ -187,7 +188,8 @@ def _table(section: Section, anchor: str, badge: Badge) -> TableView:
     rows = [
         RowView(
             row,
-            badge(row.record),
+            badge_of(row.record, badges),
+            badges.get(row.record.id),
             [_cell(cell, span) for cell, span in zip(row.cells, spans, strict=True)],
             f"{1000 * row.record.cost.seconds_per_sample:.2f}",
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
+from minoritybench.badges import Badge
 from minoritybench.methods import check_known, configure
 from minoritybench.published import PublishedBoard
 from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
@@ -81,6 +82,7 @@ class BoardData:
     values: Values | None = None
     sections: Sequence[Section | PairedSection] = ()
     published: PublishedBoard | None = None
+    badges: Mapping[str, Badge] = field(default_factory=dict)
 
 
 def board_data(
@@ -88,10 +90,11 @@ def board_data(
     records: Sequence[RunRecord],
     values: Values | None = None,
     published: PublishedBoard | None = None,
+    badges: Mapping[str, Badge] | None = None,
 ) -> BoardData:
-    """The board of a benchmark; `values` as for `sections`."""
+    """The board of a benchmark; `values` as for `sections`, `badges` as `load_badges` gives them."""
     tables = sections(benchmark, records, values)
-    return BoardData(benchmark.name, benchmark.title, benchmark, records, values, tables, published)
+    return BoardData(benchmark.name, benchmark.title, benchmark, records, values, tables, published, badges or {})
 
 
 def current(records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -33,7 +33,7 @@ def page_of(built: Path) -> Callable[[RunRecord], str]:
 
     def draw(record: RunRecord) -> str:
         board = board_data(load_benchmark("digits"), [record])
-        return index_html([board], results, {record.id: path.parent}, lambda record: "self")
+        return index_html([board], results, {record.id: path.parent})
 
     return draw
 
