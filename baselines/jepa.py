@@ -1,7 +1,8 @@
 """JEPA guidance: descend the JEPA-SCORE of the denoised estimate while sampling.
 
 Card
-    Paper      JEPA-guided minority sampling, arXiv:2605.24631, Algorithm 1
+    Paper      Park and Um 2026, Beyond Generative Priors: Minority Sampling with JEPA-Guided Diffusion,
+               arXiv:2605.24631, Algorithm 1
     Defaults   eta 2.0 times the transition variance, deferral tau 0.8, every N = 3 steps, (k, p, q) = (3, 2, 2)
                (the paper's CelebA 64 and ImageNet 256 row)
     Digits     eta 1.0, denoised estimate not clamped (most digit pixels saturate, and a clamp has no slope there)

@@ -13,14 +13,20 @@ from markupsafe import Markup, escape
 
 from minoritybench.errors import BadInputError
 
+_ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5}(?:v\d+)?)")
+
 
 def prose(text: str) -> Markup:
-    """Plain text with `names` in backticks as HTML."""
+    """Plain text as HTML, with `names` in backticks as code and arXiv numbers as links."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
-        return escape(text)
-    spans = [f"<code>{escape(part)}</code>" if place % 2 else str(escape(part)) for place, part in enumerate(parts)]
+        return _linked(text)
+    spans = [f"<code>{escape(part)}</code>" if place % 2 else _linked(part) for place, part in enumerate(parts)]
     return Markup("".join(spans))
+
+
+def _linked(text: str) -> Markup:
+    return Markup(_ARXIV.sub(r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\g<0></a>', str(escape(text))))
 
 
 _ENVIRONMENT = Environment(

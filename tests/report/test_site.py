@@ -17,6 +17,7 @@ from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.references import both_ends, load_reference_set
 from minoritybench.report import site
 from minoritybench.report.cards import method_card, read_card
+from minoritybench.report.pages import prose
 from minoritybench.report.plots import Point, interval_mark, scatter_svg
 from minoritybench.report.site import index_html
 from minoritybench.report.tables import board_data
@@ -114,6 +115,14 @@ def test_every_method_of_ours_can_be_cited_with_the_arxiv_number_of_its_card() -
         assert numbers
         assert set(numbers) <= set(re.findall(r"arXiv:(\d{4}\.\d{5})", card.fields["Paper"]))
         assert card.bibtex.count("{") == card.bibtex.count("}")
+
+
+def test_prose_shows_code_and_links_and_no_markup() -> None:
+    assert prose("see `a<b`, arXiv:2605.24631v1 & <b>") == (
+        'see <code>a&lt;b</code>, <a href="https://arxiv.org/abs/2605.24631v1" rel="noreferrer">arXiv:2605.24631v1</a>'
+        " &amp; &lt;b&gt;"
+    )
+    assert prose("one ` alone") == "one ` alone"
 
 
 def test_a_card_is_read_field_by_field() -> None:
