@@ -47,7 +47,7 @@ def command() -> None:
 @_results
 @_out
 def build_command(results: Path, out: Path) -> None:
-    """Write one markdown board a benchmark, index.html with all of them, and the tables between the README's markers."""
+    """Write a markdown board a benchmark, index.html with all of them, and the tables between the README's markers."""
     from minoritybench.leaderboards import write_boards
 
     changed = write_boards(results, out)
