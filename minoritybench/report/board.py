@@ -44,16 +44,17 @@ def _markdown(section: Section | PairedSection, badges: Mapping[str, Badge]) -> 
 
 
 def _table(section: Section, badges: Mapping[str, Badge]) -> str:
-    heads = ["method", *_heads(section.columns), "ms/sample", "record"]
+    heads = ["method", *_heads(section.columns), "seeds × n", "ms/sample", "record"]
     lines = [f"### {escaped(section.title)}", "", table_row(heads)]
     lines.append(table_row(["---", *["---:"] * (len(heads) - 2), "---"]))
     for row in section.rows:
         cost = f"{row.record.cost.seconds_per_sample * 1000:.2f}"
         made = f"`{row.record.id[:10]}` {badge_of(row.record, badges)}"
-        lines.append(table_row([escaped(row.label), *map(_cell, row.cells), cost, made]))
+        drawn = f"{len(row.record.sampling.seeds)} × {row.record.sampling.n:,}"
+        lines.append(table_row([escaped(row.label), *map(_cell, row.cells), drawn, cost, made]))
     if section.ideals:
         cells = [f"{section.ideals[c.id]:.2f}" if c.id in section.ideals else "" for c in section.columns]
-        lines.append(table_row([f"*{PERFECT}*", *cells, "", ""]))
+        lines.append(table_row([f"*{PERFECT}*", *cells, "", "", ""]))
     return "\n".join([*lines, ""])
 
 
