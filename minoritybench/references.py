@@ -146,7 +146,7 @@ def reference_folder(name: str | Path) -> Path:
         return Path(str(files(package).joinpath(sub)))
     if not Path(name).is_dir():
         if "/" in str(name):
-            raise BadInputError(f"no such folder: {name}; --reference takes a registered set or a rank-dataset output")
+            raise BadInputError(f"no such folder: {name}; name a registered reference set or a rank-dataset output")
         lookup("reference-sets", str(name))  # raises with a suggestion
     return Path(name)
 

@@ -8,7 +8,7 @@ import click
 
 
 @click.command("gallery", short_help="A page of samples: a row a prompt, a column a method.")
-@click.argument("runs", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -8,7 +8,7 @@ import click
 
 
 @click.command("report", short_help="A page of one run: images, metrics, scores, cost.")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -18,7 +18,7 @@ import click
 )
 @click.option(
     "--spectrum",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=None,
     metavar="DIR",
     help="An output of `analyze scores RUN/samples`, to show the spectrum behind the scores as well.",

@@ -19,8 +19,8 @@ def command() -> None:
 
 
 @command.command("build")
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("a", type=click.Path(exists=True, path_type=Path))
+@click.argument("b", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE.html", help="The page."
 )
@@ -61,11 +61,17 @@ def build_command(a: Path, b: Path, out: Path, key: Path | None, prompts: str | 
 
 
 @command.command("tally")
-@click.argument("answers", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="ANSWERS...")
+@click.argument(
+    "answers",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    nargs=-1,
+    required=True,
+    metavar="ANSWERS...",
+)
 @click.option(
     "--key",
     "keys",
-    type=click.Path(path_type=Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
     multiple=True,
     required=True,
     metavar="FILE.json",

@@ -42,7 +42,8 @@ class Prompts:
 def load_prompts(name: str) -> Prompts:
     """The prompts of a shipped file (`digits-t2i`), the papers' `coco`, `hf:OWNER/NAME:FILE` or a path.
 
-    Errors: a file that is not there exits 4 and says where it belongs; one that is no text, or holds none, exits 2.
+    Errors: `coco` and hub files that are not here exit 4 and say where to get them; a path that leads nowhere, and a
+    file that is no text or holds none, exit 2.
     """
     if name == COCO:
         return _parsed(name, _coco())
@@ -53,7 +54,7 @@ def load_prompts(name: str) -> Prompts:
         return _parsed(name, shipped.read_bytes())
     path = Path(name)
     if not path.is_file():
-        raise MissingAssetError(f"--prompts {name}: no such file; it holds one prompt a line")
+        raise BadInputError(f"--prompts {name}: no such file; it holds one prompt a line")
     return _parsed(path.name, path.read_bytes())
 
 

@@ -43,10 +43,14 @@ def test_files_without_text_are_refused(content: bytes, tmp_path: Path) -> None:
         load_prompts(str(file))
 
 
-@pytest.mark.parametrize("name", ["absent.txt", "hf:someone/captions:val.txt"])
-def test_absent_files_say_what_to_fetch(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "error"), [("absent.txt", BadInputError), ("hf:someone/captions:val.txt", MissingAssetError)]
+)
+def test_a_wrong_path_is_a_mistake_and_an_absent_hub_file_is_to_be_fetched(
+    name: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingAssetError, match=name):
+    with pytest.raises(error, match=f"--prompts {name}"):
         load_prompts(name)
 
 
