@@ -38,6 +38,12 @@ def find_records(results: Path) -> list[Path]:
     return sorted(results.rglob(RECORD_NAME))
 
 
+def require_results(results: Path) -> None:
+    """Refuse a results folder that is not there: the command was run outside a checkout, or the path is wrong."""
+    if not results.is_dir():
+        raise BadInputError(f"--results {results}: no such folder; run this in a checkout, or name the filed records")
+
+
 def build(results: Path, out: Path) -> dict[Path, str]:
     """What every generated file should hold: one board for each benchmark and for each file of figures from papers in
     `published/` beside `results`, and the first table of those that the README beside `out` has markers for."""
@@ -80,7 +86,8 @@ def _readme_text(readme: Path) -> str:
 
 
 def write_boards(results: Path, out: Path) -> list[Path]:
-    """Write the generated files; returns those that changed."""
+    """Write the generated files; returns those that changed. Error: no results folder (exit 2)."""
+    require_results(results)
     changed = []
     for path, text in build(results, out).items():
         if not path.is_file() or path.read_bytes() != text.encode():
@@ -92,8 +99,11 @@ def write_boards(results: Path, out: Path) -> list[Path]:
 def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     """Every fault of the records and every generated line that is not what the records say; empty when all is well.
 
-    `against` is a branch or commit: what it had filed when this work began must still be there, unedited.
+    `against` is a branch or commit: what it had filed when this work began must still be there, unedited. Without it a
+    results folder that is not there is an error (exit 2); with it, its records were deleted.
     """
+    if against is None:
+        require_results(results)
     paths = find_records(results)
     faults = [*(history_faults(results, against) if against else ()), *stray_faults(results, paths)]
     records = _readable(paths)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from forged_records import saved, tamper
+from click.testing import CliRunner
+from forged_records import ask_for_few, saved, tamper
 
 from minoritybench import leaderboards
+from minoritybench.cli import cli
 from minoritybench.errors import BadInputError
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.report.board import board_markdown
@@ -67,6 +69,20 @@ def test_a_record_never_lands_outside_the_results(small: Path, field: str, value
     change = record.method.model_copy(update={"name": value}) if field == "method" else value
     with pytest.raises(BadInputError, match="cannot name a folder of results"):
         leaderboards.record_place(record.model_copy(update={field: change}))
+
+
+def test_boards_are_not_built_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    for act in (leaderboards.write_boards, leaderboards.check):
+        with pytest.raises(BadInputError, match=r"--results .*absent: no such folder"):
+            act(tmp_path / "absent", tmp_path / "boards")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_results_folder_that_is_named_is_made(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask_for_few(monkeypatch)
+    words = ["leaderboard", "add", str(small / "record.json"), "--results", str(tmp_path / "new")]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert len(leaderboards.find_records(tmp_path / "new")) == 1
 
 
 def test_place_of_a_record(small: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from minoritybench.cli.options import Registered
 from minoritybench.errors import BadInputError, CheckFailedError
@@ -111,9 +112,13 @@ def check_command(
 @_results
 @click.option("--supersedes", default=None, metavar="ID", help="The filed record (or the start of its id) it replaces.")
 def add_command(record: Path, results: Path, supersedes: str | None) -> None:
-    """Validate RECORD (a record.json with its sidecars beside it) and file it."""
-    from minoritybench.leaderboards import add
+    """Validate RECORD (a record.json with its sidecars beside it) and file it. A results folder that is given with
+    --results is made where it is not there yet."""
+    from minoritybench.leaderboards import add, require_results
 
+    named = click.get_current_context().get_parameter_source("results") is not ParameterSource.DEFAULT
+    if record.is_file() and not named:  # a wrong RECORD is told first, by `add`
+        require_results(results)
     click.echo(f"filed in {add(record, results, supersedes)}; now run: minoritybench leaderboard build")
 
 

@@ -92,6 +92,9 @@ def test_list_as_json(kind: str) -> None:
         (("rank-dataset", "digits", "--encoder", "mine.py"), 2, "mine.py:name"),
         (("verify", "nothing"), 2, "unknown reference set"),
         (("leaderboard", "add", "/nowhere.json"), 2, "/nowhere.json"),
+        (("leaderboard", "build"), 2, "--results leaderboards/results: no such folder"),
+        (("leaderboard", "check"), 2, "--results leaderboards/results: no such folder"),
+        (("leaderboard", "add", __file__), 2, "--results leaderboards/results: no such folder"),
         (("rank-dataset", "digits", "--flag"), 2, "--flag"),
     ],
 )
