@@ -34,9 +34,13 @@ class MissingDependencyError(MinorityBenchError):
 
 
 class MissingAssetError(MinorityBenchError):
-    """Data or weights are absent; the message says what, from where, and to which path."""
+    """Data or weights are absent; the message says what, from where, and to which path, of each of `lacks`."""
 
     exit_code = 4
+
+    def __init__(self, *lacks: str) -> None:
+        super().__init__("; and ".join(lacks))
+        self.lacks = lacks
 
 
 def all_or_absent(*openers: Callable[[], object]) -> None:
@@ -46,9 +50,9 @@ def all_or_absent(*openers: Callable[[], object]) -> None:
         try:
             opener()
         except MissingAssetError as error:
-            lacks.append(str(error))
+            lacks += error.lacks
     if lacks:
-        raise MissingAssetError("; and ".join(dict.fromkeys(lacks)))
+        raise MissingAssetError(*dict.fromkeys(lacks))
 
 
 def both_or_absent(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
@@ -60,6 +64,6 @@ def both_or_absent(first: Callable[[], First], second: Callable[[], Second]) -> 
         try:
             second()
         except MissingAssetError as other:
-            raise MissingAssetError(f"{error}; and {other}") from error
+            raise MissingAssetError(*error.lacks, *other.lacks) from error
         raise
     return opened, second()

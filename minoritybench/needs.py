@@ -32,8 +32,13 @@ def check_needs(method: str, names: Iterable[str]) -> None:
         raise BadInputError(f"method {method!r} requires {', '.join(unknown)}, which this version cannot provide")
 
 
+def distance_names(names: Iterable[str]) -> list[str]:
+    """What the `distance:` needs among `names` are called."""
+    return [name.partition(":")[2] for name in sorted(names) if name.startswith(f"{DISTANCE}:")]
+
+
 def open_distances(names: Iterable[str], device: str) -> dict[str, Need]:
     """The `distance:` needs among `names`."""
     from minoritybench.perceptual import open_distance
 
-    return {name: open_distance(name.partition(":")[2], device) for name in names if name.startswith(f"{DISTANCE}:")}
+    return {f"{DISTANCE}:{name}": open_distance(name, device) for name in distance_names(names)}

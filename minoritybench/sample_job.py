@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from minoritybench.data.prompts import load_prompts
 from minoritybench.diffusion.model import DiffusionModel, requires_labels
 from minoritybench.diffusion.schedule import Schedule, make_schedule
 from minoritybench.encoders import load_encoder
 from minoritybench.engine import check_engine
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, MissingAssetError, all_or_absent
 from minoritybench.methods import ConfiguredMethod, configure
-from minoritybench.needs import ENCODER, PREPARED, Need, open_distances
+from minoritybench.needs import ENCODER, PREPARED, Need, distance_names, open_distances
+from minoritybench.perceptual import weights_digest
+from minoritybench.presence import find
 from minoritybench.records import BenchmarkSpec, load_benchmark
 from minoritybench.registry import code_digests, resolve, user_code
 from minoritybench.store import digest_of
@@ -148,13 +152,36 @@ class Sampler:
 
 
 def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, Any]]:
-    """Check a request and fix the plan with the facts that identify it; nothing is drawn or written."""
-    sampler = open_sampler(request)
+    """Check a request and fix the plan with the facts that identify it; nothing is drawn or written. Everything that is
+    absent (weights, prompts) is told at once, exit 4."""
+    try:
+        sampler = open_sampler(request)
+    except MissingAssetError as error:
+        all_or_absent(partial(_told, error), *_finders(request))
+        raise
     n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
     facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}
     shard_size, threads = sampler.shard_size(request), sampler.threads(request)
     return SamplePlan(str(out), digest_of(facts), request, n, seeds, shard_size, threads), facts
+
+
+def _told(error: MissingAssetError) -> None:
+    raise error
+
+
+def _finders(request: SampleRequest) -> list[Callable[[], object]]:
+    """What looks for each thing that sampling opens, one by one; a method's prepared parts are known by their generator
+    and cannot be looked for without it."""
+    benchmark = load_benchmark(request.benchmark)
+    names = configure(request.method, dict(request.settings), benchmark).needs(request.class_conditional)
+    finders: list[Callable[[], object]] = [partial(find, "generators", request.generator or benchmark.generator)]
+    finders += [partial(weights_digest, name) for name in distance_names(names)]
+    if ENCODER in names:
+        finders.append(partial(find, "encoders", request.guide or benchmark.guide))
+    if benchmark.text is not None:
+        finders.append(partial(load_prompts, request.prompts or benchmark.text.prompts))
+    return finders
 
 
 def open_sampler(request: SampleRequest) -> Sampler:

@@ -17,7 +17,7 @@ from PIL import Image
 import minoritybench
 from minoritybench.data.digits import DigitsSource
 from minoritybench.data.source import SourceSpec
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, MissingAssetError
 from minoritybench.sample_job import SampleRequest, make_plan
 from minoritybench.sample_shard import to_pixels
 
@@ -217,3 +217,22 @@ def test_compiling_is_the_generators_own_business(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="--compile: digits-ddpm is too small to gain"):
         minoritybench.sample("adm", tmp_path / "no", n=4, compile=True)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "wanted"),
+    [
+        ("jepa", "sd15-coco", ("sd15: not here", "dinov2-vits14-reg: weights", "prompts coco_v2.txt")),
+        ("sgms", "celeba64", ("adm-celeba64: weights", "distance lpips-alex: weights")),
+    ],
+)
+def test_everything_that_is_missing_is_told_in_one_message(
+    method: str, benchmark: str, wanted: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("MINORITYBENCH_CACHE", "TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    with pytest.raises(MissingAssetError) as raised:
+        minoritybench.sample(method, tmp_path / "out", benchmark=benchmark)
+    assert len(raised.value.lacks) == len(wanted)
+    assert all(lack.startswith(start) for lack, start in zip(raised.value.lacks, wanted, strict=True))
+    assert not (tmp_path / "out").exists()

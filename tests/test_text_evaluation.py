@@ -153,7 +153,7 @@ def test_all_that_is_absent_is_told_at_once(
     for module in (evaluate_job, sample_job):
         monkeypatch.setattr(module, "load_benchmark", lambda name: lacking)
     with pytest.raises(MissingAssetError) as caught:
-        minoritybench.evaluate("ddim", prompts=tmp_path / "absent.txt", out=tmp_path / "x")
+        minoritybench.evaluate("ddim", prompts="hf:someone/captions:absent.txt", out=tmp_path / "x")
     for name in ("absent.txt", "clip-b16", "pickscore"):
         assert name in str(caught.value)
 
