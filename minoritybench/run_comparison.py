@@ -116,13 +116,19 @@ def _apart(first: RunRecord, second: RunRecord) -> dict[str, str]:
 
 
 def comparison_text(found: RunComparison) -> str:
-    """The same for people, as a table."""
-    width = max([len(metric.name) for metric in found.metrics], default=6)
-    lines = [
-        f"A: {_told(found.a)}",
-        f"B: {_told(found.b)}",
-        f"{'metric':<{width}}  {'A':>9}  {'B':>9}  {'A - B':>9}  {'95 % interval':<20}  better",
-    ]
+    """The same for people: a table, or one sentence where nothing compares, and why what is missing in it is."""
+    lines = [f"A: {_told(found.a)}", f"B: {_told(found.b)}"]
+    told = ["no metric of the two runs compares: none was measured with equal parameters in both"]
+    lines += _table(found) if found.metrics else told
+    lines += [f"not compared: {name}, {why}" for name, why in found.apart.items()]
+    if found.metrics:
+        lines.append("each interval is at 95 % alone; of twenty true zeros one is expected to fall outside")
+    return "\n".join(lines)
+
+
+def _table(found: RunComparison) -> list[str]:
+    width = max(6, *(len(metric.name) for metric in found.metrics))
+    lines = [f"{'metric':<{width}}  {'A':>9}  {'B':>9}  {'A - B':>9}  {'95 % interval':<20}  better"]
     for one in found.metrics:
         known = one.ci_low is not None and one.ci_high is not None
         interval = f"[{one.ci_low:+.3f}, {one.ci_high:+.3f}]" if known else "-"
@@ -136,9 +142,7 @@ def comparison_text(found: RunComparison) -> str:
         lines.append(
             "the images are no pairs: seeds, n, prompts, classes or generator differ, or they were made elsewhere"
         )
-    lines += [f"not compared: {name}, {why}" for name, why in found.apart.items()]
-    lines.append("each interval is at 95 % alone; of twenty true zeros one is expected to fall outside")
-    return "\n".join(lines)
+    return lines
 
 
 def _told(side: dict[str, Any]) -> str:

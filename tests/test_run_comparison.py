@@ -140,6 +140,18 @@ def test_metrics_that_do_not_compare_are_named(runs: tuple[Path, Path], tmp_path
     assert len(found.metrics) == len(rest)
 
 
+def test_where_nothing_compares_a_sentence_says_so(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    metrics = [
+        metric.model_copy(update={"id": f"{number:016d}", "params": {**metric.params, "n": 7}})
+        for number, metric in enumerate(load_record(runs[1] / "record.json").metrics)
+    ]
+    done = CliRunner().invoke(cli, ["compare", str(runs[0]), str(edited(runs[1], tmp_path / "other", metrics=metrics))])
+    _, _, sentence, *reasons = done.stdout.splitlines()
+    assert done.exit_code == 0
+    assert sentence == "no metric of the two runs compares: none was measured with equal parameters in both"
+    assert reasons == [f"not compared: {metric.name}, differs in n" for metric in metrics]
+
+
 def test_what_is_no_pair_of_runs_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = edited(runs[1], tmp_path / "other", benchmark="celeba64")
     with pytest.raises(BadInputError, match=r"a run on digits, .* on celeba64"):
