@@ -94,12 +94,22 @@ def _chain(names: list[str], settings: Mapping[str, Any], benchmark: BenchmarkSp
         if key == "preset":
             continue
         if not dot or name not in own or field == "preset":
-            raise BadInputError(f"--set {key}: in {whole} write {names[0]}.NAME=..., or preset=... for all of them")
+            raise BadInputError(
+                f"--set {key}: in {whole} write {names[0]}.NAME=..., or preset=... for all of them{_meant(key, names)}"
+            )
         own[name][field] = value
     parts = {name: configure(name, own[name], benchmark) for name in names}
     chained = Chained({name: part.instance for name, part in parts.items()})
     params = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.params.items()}
     return ConfiguredMethod(whole, chained, params, preset)
+
+
+def _meant(key: str, names: list[str]) -> str:
+    """What a setting of a chain may have been meant to be: `jepa.eta` for `eta` and for `jpea.eta`."""
+    classes = {name: cls for name in names if dataclasses.is_dataclass(cls := resolve("methods", name))}
+    known = [f"{name}.{field.name}" for name, cls in classes.items() for field in dataclasses.fields(cls)]
+    near = [one for one in known if one.endswith(f".{key}")] or difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _preset(name: str, cls: type, preset: str) -> Mapping[str, Any]:
