@@ -249,8 +249,13 @@ def lookup(kind: str, name: str) -> Entry:
 
 
 def method_names(name: str) -> list[str]:
-    """The methods that a name chains, `cads+jepa`; itself where it is registered or `path/to/file.py:attribute`."""
-    return [name] if is_user_file(name) or name in entries("methods") else name.split("+")
+    """The methods that a name chains, `cads+jepa`; itself where it is registered or `path/to/file.py:attribute`. Error:
+    a + without a name on both sides."""
+    names = [name] if is_user_file(name) or name in entries("methods") else name.split("+")
+    if len(names) > 1 and not all(names):
+        side = "before the first +" if not names[0] else "after the last +" if not names[-1] else "between two +"
+        raise BadInputError(f"method {name!r}: a name is missing {side}")
+    return names
 
 
 def resolve(kind: str, name: str) -> Any:
