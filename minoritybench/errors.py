@@ -43,6 +43,11 @@ class MissingAssetError(MinorityBenchError):
         self.lacks = lacks
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things as messages say it: `1 image`, `12 images`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def all_or_absent(*openers: Callable[[], object]) -> None:
     """Open several things for what they lack alone: it is told in one `MissingAssetError`, each lack once."""
     lacks: list[str] = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from minoritybench.data.prompts import Prompts, load_prompts
 from minoritybench.data.source import ImageDecodeError, ImageSource, SourceSpec, decode_rgb, open_source
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, counted
 from minoritybench.measure_shard import Selection
 from minoritybench.store import PLAN_FILE, read_json
 
@@ -63,8 +63,8 @@ def given_prompts(path: Path, limit: int | None, asked: str | None, default: str
         prompts = load_prompts(asked or default)
         if len(prompts.texts) != len(names):
             raise BadInputError(
-                f"--samples {path}: {len(names)} images, but {prompts.name} has {len(prompts.texts)} prompts; name a"
-                " file of one line an image with --prompts"
+                f"--samples {path}: {counted(len(names), 'image')}, but {prompts.name} has"
+                f" {counted(len(prompts.texts), 'prompt')}; name a file of one line an image with --prompts"
             )
         by_name = dict(zip(sorted(names, key=_natural), prompts.texts, strict=True))
         return Prompts(prompts.name, tuple(by_name[name] for name in names[:limit]))

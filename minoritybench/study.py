@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from minoritybench.data.prompts import load_prompts
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, counted
 from minoritybench.report.drawn import DrawnRun, image_at, labels_of, load_run, refuse_unlike
 from minoritybench.report.pages import refuse_other_file, render
 from minoritybench.report.pictures import data_uri
@@ -149,7 +149,9 @@ def _prompts(run: DrawnRun, asked: str | None) -> dict[Place, str | None]:
     texts = load_prompts(asked).texts
     most = max(index for _, index in run.rows)
     if most >= len(texts):
-        raise BadInputError(f"--prompts {asked}: {len(texts)} prompts, but the runs have images up to number {most}")
+        raise BadInputError(
+            f"--prompts {asked}: {counted(len(texts), 'prompt')}, but the runs have images up to number {most}"
+        )
     found: dict[Place, str | None] = {place: texts[place[1]] for place in run.rows}
     if any(own is not None and own != found[place] for place, own in run.prompts.items()):
         raise BadInputError(f"--prompts {asked}: {run.folder} was drawn for other prompts; leave it out")

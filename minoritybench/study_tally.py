@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, counted
 from minoritybench.metrics.uncertainty import cut, paired_difference
 from minoritybench.records import validated
 from minoritybench.store import read_json
@@ -162,7 +162,7 @@ def krippendorff_alpha(ratings: Iterable[tuple[Hashable, Hashable]]) -> float | 
 def tally_text(facts: dict[str, Any]) -> str:
     """The same for people, percentages as in Table 7 of arXiv:2605.24631."""
     methods = facts["methods"]
-    lines = [f"A: {methods['A']}", f"B: {methods['B']}", f"{facts['raters']} raters"]
+    lines = [f"A: {methods['A']}", f"B: {methods['B']}", counted(facts["raters"], "rater")]
     for name, question in facts["questions"].items():
         lines += ["", f"{name}: {question['answers']} answers of {question['possible']}"]
         preferred, alpha = question["preferred"], question["agreement"]["value"]

@@ -134,7 +134,7 @@ def test_unreadable_images_are_listed_and_set_the_exit_code(tmp_path: Path) -> N
         document = json.loads(shown.stdout)
         assert (document["dataset"]["images"], document["dataset"]["failed"]) == (3, 1)
         assert [failure["id"] for failure in document["failures"]] == ["0.png"]
-        assert "1 images failed" in shown.stderr
+        assert "1 image failed" in shown.stderr
         assert "  0.png: " in shown.stderr
 
 

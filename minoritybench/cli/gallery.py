@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from minoritybench.errors import counted
+
 
 @click.command("gallery", short_help="A page of samples: a row a prompt, a column a method.")
 @click.argument("runs", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True, metavar="RUN...")
@@ -30,4 +32,4 @@ def command(runs: tuple[Path, ...], out: Path, seed: int | None, rows: int) -> N
     from minoritybench.report.sample_gallery import write_sample_gallery
 
     shown = write_sample_gallery(runs, out, seed, rows)
-    click.echo(f"{shown} rows of {len(runs)} runs written to {out}", err=True)
+    click.echo(f"{counted(shown, 'row')} of {counted(len(runs), 'run')} written to {out}", err=True)

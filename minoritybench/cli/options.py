@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from minoritybench.errors import counted
 from minoritybench.registry import entries, lookup, method_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -95,7 +96,7 @@ def exit_on_failures(failures: Sequence[dict[str, str]], where: str) -> None:
     nothing happens where none failed."""
     if not failures:
         return
-    click.echo(f"{len(failures)} images failed, see {where}", err=True)
+    click.echo(f"{counted(len(failures), 'image')} failed, see {where}", err=True)
     for failure in failures[:_FAILURES_SHOWN]:
         click.echo(f"  {failure['id']}: {failure['error']}", err=True)
     raise SystemExit(FAILED_ITEMS)

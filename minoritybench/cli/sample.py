@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from minoritybench.cli.options import Registered, compute_options, output_options, sampling_options
+from minoritybench.errors import counted
 
 
 @click.command("sample", short_help="Only the sampling stage.")
@@ -57,4 +58,4 @@ def command(
         document = {"out": str(out), "images": len(outcome.rows), "seconds": outcome.seconds, "passes": outcome.passes}
         click.echo(pretty_json(document), nl=False)
     else:
-        click.echo(f"{len(outcome.rows)} images and {SAMPLES_FILE} in {out}, {outcome.seconds:.1f} s")
+        click.echo(f"{counted(len(outcome.rows), 'image')} and {SAMPLES_FILE} in {out}, {outcome.seconds:.1f} s")

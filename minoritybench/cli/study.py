@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from minoritybench.cli.options import json_option
+from minoritybench.errors import counted
 
 
 @click.group("study", short_help="Ask people which of two methods' images they prefer, and count.")
@@ -56,8 +57,10 @@ def build_command(a: Path, b: Path, out: Path, key: Path | None, prompts: str | 
     place = out.with_suffix(".key.json") if key is None else key
     answer = build_study((a, b), out, place, prompts=prompts, pairs=pairs, order_seed=seed)
     if answer.identical:
-        click.echo(f"{answer.identical} pairs of equal images are not asked about", err=True)
-    click.echo(f"{pairs} pairs in {out} ({out.stat().st_size / 2**20:.1f} MiB); the key is {place}", err=True)
+        click.echo(f"not asked about: {counted(answer.identical, 'pair')} of equal images", err=True)
+    click.echo(
+        f"{counted(pairs, 'pair')} in {out} ({out.stat().st_size / 2**20:.1f} MiB); the key is {place}", err=True
+    )
 
 
 @command.command("tally")

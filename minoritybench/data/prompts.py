@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from minoritybench.assets import cache_folder
-from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.errors import BadInputError, MissingAssetError, counted
 from minoritybench.store import digest_of, sha256_bytes
 
 _HUB = "hf:"
@@ -34,7 +34,8 @@ class Prompts:
         """The first `n` of them; too few are one line (exit 2)."""
         if n > len(self.texts):
             raise BadInputError(
-                f"{n} prompts are wanted and {self.name} has {len(self.texts)} prompts: --n says how many"
+                f"{counted(n, 'prompt')} wanted, but {self.name} has {counted(len(self.texts), 'prompt')}: --n says how"
+                " many"
             )
         return Prompts(self.name, self.texts[:n])
 

@@ -31,7 +31,7 @@ def test_digest_is_of_the_prompts_used(tmp_path: Path) -> None:
 def test_too_few_prompts_are_told(tmp_path: Path) -> None:
     file = tmp_path / "few.txt"
     file.write_text("a\n")
-    with pytest.raises(BadInputError, match=r"3 prompts are wanted and few\.txt has 1 prompts: --n"):
+    with pytest.raises(BadInputError, match=r"3 prompts wanted, but few\.txt has 1 prompt: --n"):
         load_prompts(str(file)).first(3)
 
 

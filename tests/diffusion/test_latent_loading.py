@@ -162,6 +162,14 @@ def test_all_that_a_folder_lacks_is_told_at_once(copy: Copy) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_one_small_file_is_counted_as_one() -> None:
+    place = files._Place("someone/model", {"unet/weights.safetensors": "1 GB"})
+    for name in ("unet/weights.safetensors", "unet/config.json"):
+        place.file(name)
+    assert place.told().startswith("unet/weights.safetensors (1 GB), 1 small file of https://")
+
+
+@pytest.mark.usefixtures("cache")
 def test_absent_generators_name_every_file_its_size_and_the_command() -> None:
     with pytest.raises(MissingAssetError) as caught:
         load_latent("sdxl-lightning")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from minoritybench.diffusion.diffusers_files import WEIGHTS, cached_snapshot
-from minoritybench.errors import BadInputError, MissingAssetError
+from minoritybench.errors import BadInputError, MissingAssetError, counted
 from minoritybench.store import digest_of, read_json, sha256_file
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -103,7 +103,7 @@ class _Place:
             return f"{', '.join(self.absent)} in {self.source}"
         large = [f"{name} ({self._sizes[name]})" for name in self.absent if name in self._sizes]
         small = [name for name in self.absent if name not in self._sizes]
-        listed = ", ".join([*large, f"{len(small)} small files"] if large and small else [*large, *small])
+        listed = ", ".join([*large, counted(len(small), "small file")] if large and small else [*large, *small])
         return f"{listed} of https://huggingface.co/{self.source}: `hf download {self.source} {' '.join(self.absent)}`"
 
 
