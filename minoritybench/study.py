@@ -90,8 +90,9 @@ def build_study(
     if len(places) < pairs:
         same = len(runs[0].rows) - len(places)
         raise BadInputError(
-            f"--pairs {pairs}: the runs have {len(places)} pairs of different images"
+            f"--pairs {pairs}: the runs have {counted(len(places), 'pair')} of different images"
             + (f", and {same} in which both are the same" if same else "")
+            + (f"; ask for --pairs {len(places)}" if places else "")
         )
     rng = np.random.default_rng(derived_seed("study", order_seed))
     chosen = [places[number] for number in rng.permutation(len(places))[:pairs]]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,9 @@ from minoritybench.study import Side, StudyKey
 WILSON = "Wilson score interval over answers, taken as independent"
 CLUSTERED = "t-interval with raters as clusters (Liang and Zeger 1986)"
 ALPHA = "Krippendorff's alpha, nominal (Krippendorff 2011)"
+
+
+File = TypeVar("File", bound=BaseModel)
 
 
 class _Strict(BaseModel):
@@ -62,7 +65,7 @@ def tally(files: Sequence[Path], keys: Sequence[Path]) -> dict[str, Any]:
     """
     known = _keys(keys)
     first = next(iter(known.values()))
-    read = [validated(Answers, read_json(file), str(file)) for file in files]
+    read = [_read(Answers, file, "answers that the study page saved") for file in files]
     votes: list[Vote] = []
     places: dict[str, Path] = {}
     for file, answers in zip(files, read, strict=True):
@@ -83,8 +86,15 @@ def tally(files: Sequence[Path], keys: Sequence[Path]) -> dict[str, Any]:
     }
 
 
+def _read(model: type[File], path: Path, what: str) -> File:
+    document = read_json(path)
+    if not isinstance(document, dict) or "study" not in document:
+        raise BadInputError(f"{path} does not hold {what}")
+    return validated(model, document, str(path))
+
+
 def _keys(paths: Sequence[Path]) -> dict[str, StudyKey]:
-    keys = [validated(StudyKey, read_json(path), str(path)) for path in paths]
+    keys = [_read(StudyKey, path, "a key that `study build` wrote") for path in paths]
     for path, key in zip(paths, keys, strict=True):
         if (key.methods, key.questions) != (keys[0].methods, keys[0].questions):
             raise BadInputError(f"{path} is the key of other runs or questions than {paths[0]}; count them apart")

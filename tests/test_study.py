@@ -102,7 +102,7 @@ def test_without_prompts_the_first_question_speaks_of_none(tmp_path: Path) -> No
 
 
 def test_what_cannot_be_asked_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="--pairs 7: the runs have 6 pairs"):
+    with pytest.raises(BadInputError, match="--pairs 7: the runs have 6 pairs of different images; ask for --pairs 6"):
         built(runs, tmp_path / "study", pairs=7)
     with pytest.raises(BadInputError, match="and 6 in which both are the same"):
         built((runs[0], runs[0]), tmp_path / "study", pairs=1)
@@ -203,6 +203,12 @@ def test_answers_that_fit_no_key_are_refused(runs: tuple[Path, Path], tmp_path: 
         spoiled.write_text(json.dumps({**document, **change}))
         with pytest.raises(BadInputError, match=said):
             tally([spoiled], [place])
+    for content in ("[]", "3", "{}", '"text"'):
+        spoiled.write_text(content)
+        with pytest.raises(BadInputError, match=r"spoiled\.json does not hold answers that the study page saved$"):
+            tally([spoiled], [place])
+        with pytest.raises(BadInputError, match=r"spoiled\.json does not hold a key that `study build` wrote$"):
+            tally([good], [spoiled])
     with pytest.raises(BadInputError, match="'ann' has answered in"):
         tally([good, shutil.copy(good, tmp_path / "again.json")], [place])
     done = CliRunner().invoke(cli, ["study", "tally", str(good), "--key", str(tmp_path / "none.json")])
