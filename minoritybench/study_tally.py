@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from minoritybench.errors import BadInputError, counted
-from minoritybench.metrics.uncertainty import cut, paired_difference
+from minoritybench.metrics.uncertainty import clustered_variance, cut, half_width
 from minoritybench.records import validated
 from minoritybench.store import read_json
 from minoritybench.study import Side, StudyKey
 
 WILSON = "Wilson score interval over answers, taken as independent"
-CLUSTERED = "t-interval with raters as clusters (Liang and Zeger 1986)"
+CLUSTERED = (
+    "with raters and pairs as clusters, t (Liang and Zeger 1986), or Wilson over pairs where they show no spread"
+)
 ALPHA = "Krippendorff's alpha, nominal (Krippendorff 2011)"
 
 
@@ -56,8 +59,8 @@ class Vote:
 
 
 def tally(files: Sequence[Path], keys: Sequence[Path]) -> dict[str, Any]:
-    """`methods` A and B, `raters`, and for each question `answers` of `possible`, `preferred` (the shares of A and B,
-    with the Wilson and the clustered interval of A's) and `agreement`. Shares lie in `[0, 1]`.
+    """`methods` A and B, `raters`, and for each question `answers` of `possible`, `preferred` and `agreement`. What is
+    preferred are the shares of A and B in `[0, 1]`, with the Wilson interval of A's and its `clustered_interval`.
 
     Pages of several orders of one pair of runs have a key each and are counted together. Errors (exit 2): files that
     are no answers or keys, answers without their key, to pairs or questions the page does not have, the same question
@@ -122,20 +125,37 @@ def _question(text: str, votes: Sequence[Vote], possible: int) -> dict[str, Any]
     if votes:
         count = sum(vote.for_a for vote in votes)
         low, high = wilson_interval(count, len(votes))
-        values = [float(vote.for_a) for vote in votes]
-        _, below, above = paired_difference(values, [0.0] * len(values), [vote.rater for vote in votes])
-        clustered = None if below is None or above is None else list(cut((below, above), (0.0, 1.0)))
         found["preferred"] = {
             "A": count / len(votes),
             "B": 1 - count / len(votes),
             "A_wilson": [low, high],
-            "A_by_rater": clustered,
+            "A_clustered": list(clustered_interval(votes)),
         }
     found["agreement"] = {"name": ALPHA, "value": krippendorff_alpha((vote.item, vote.for_a) for vote in votes)}
     return found
 
 
-def wilson_interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def clustered_interval(votes: Sequence[Vote]) -> tuple[float, float]:
+    """95 % interval of the share of A, for answers of one rater are alike and so are those about one pair.
+
+    Raters and pairs are both samples, of other raters and of other pairs: the variances of the share with either as
+    clusters are added, which counts what one answer varies by twice and is never too small for that. Where raters agree
+    entirely it is the t-interval over pairs, where each always chooses one side that over raters. Of one rater it
+    speaks for other pairs only, of one pair for other raters only. Where neither shows any spread, as when all answers
+    are equal, there is nothing to estimate it from: then it is Wilson's, with all answers about a pair counted as one.
+    """
+    total, count = len(votes), sum(vote.for_a for vote in votes)
+    deviations = np.array([total * vote.for_a - count for vote in votes])  # in whole numbers, so that 0 is 0
+    clusters = ([vote.rater for vote in votes], [str(vote.item) for vote in votes])
+    found = [clustered_variance(deviations, units) for units in clusters]
+    half = half_width([one for one in found if one is not None]) / total
+    if half == 0:
+        pairs = len({vote.item for vote in votes})
+        return wilson_interval(count * pairs / total, pairs)
+    return cut((count / total - half, count / total + half), (0.0, 1.0))
+
+
+def wilson_interval(count: float, total: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval of a share `count / total`. Reference: Wilson 1927. It holds for independent answers only."""
     from scipy.stats import norm
 
@@ -180,12 +200,12 @@ def tally_text(facts: dict[str, Any]) -> str:
             continue
         lines += [
             f"  prefer A  {preferred['A']:6.1%}  95 % {_range(preferred['A_wilson'])} {WILSON}",
-            f"  {'':<17}  95 % {_range(preferred['A_by_rater'])} {CLUSTERED}",
+            f"  {'':<17}  95 % {_range(preferred['A_clustered'])} {CLUSTERED}",
             f"  prefer B  {preferred['B']:6.1%}",
             f"  agreement {'undefined' if alpha is None else format(alpha, '.3f')}, {ALPHA}",
         ]
     return "\n".join(lines)
 
 
-def _range(interval: list[float] | None) -> str:
-    return "[none: one rater]" if interval is None else f"[{interval[0]:.1%}, {interval[1]:.1%}]"
+def _range(interval: list[float]) -> str:
+    return f"[{interval[0]:.1%}, {interval[1]:.1%}]"

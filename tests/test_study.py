@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from toy_runs import drawn
 
 from minoritybench.cli import cli
@@ -22,7 +22,7 @@ from minoritybench.errors import BadInputError
 from minoritybench.metrics.value import t_interval
 from minoritybench.report.pictures import png_bytes
 from minoritybench.study import StudyKey, build_study
-from minoritybench.study_tally import krippendorff_alpha, tally, wilson_interval
+from minoritybench.study_tally import Vote, clustered_interval, krippendorff_alpha, tally, tally_text, wilson_interval
 
 PROMPTS = ("a <script>alert(1)</script> seven & more", "a thin zero", "a wide two")
 
@@ -160,15 +160,51 @@ def test_the_tally_is_what_was_answered(runs: tuple[Path, Path], tmp_path: Path)
     assert quality["agreement"]["value"] == pytest.approx(krippendorff_alpha(items))
 
 
-def test_the_clustered_interval_is_that_over_raters(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    """With as many answers from each, exactly the t-interval over the raters' own shares."""
+def clustered(table: list[list[bool]]) -> tuple[float, float]:
+    """The clustered interval of a table of answers, raters by pairs."""
+    return clustered_interval(
+        [Vote("", (0, pair), str(rater), one) for rater, row in enumerate(table) for pair, one in enumerate(row)]
+    )
+
+
+def test_raters_who_agree_leave_the_t_interval_over_pairs() -> None:
+    shares = [True, True, False, True, True, False, True]
+    _, low, high = t_interval([float(share) for share in shares])
+    for raters in (1, 2, 9):
+        assert clustered([shares] * raters) == pytest.approx((low, min(high, 1.0)))
+
+
+def test_raters_who_always_choose_one_side_leave_the_t_interval_over_raters() -> None:
+    sides = [True] * 11 + [False] * 9
+    _, low, high = t_interval([float(side) for side in sides])
+    for pairs in (1, 2, 9):
+        assert clustered([[side] * pairs for side in sides]) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("table", [[[True] * 8] * 5, [[True] * 8], [[True, False] * 4, [False, True] * 4]])
+def test_without_spread_it_is_wilsons_over_pairs(table: list[list[bool]]) -> None:
+    exact = binomtest(8 if all(table[0]) else 4, 8).proportion_ci(method="wilson")
+    assert clustered(table) == pytest.approx((exact.low, exact.high))
+
+
+def test_the_clustered_interval_adds_both_variances() -> None:
+    """Where everyone answers everything, those of the raters' and of the pairs' own shares."""
+    table = np.random.default_rng(5).random((6, 10)) < np.linspace(0.2, 0.8, 10)
+    parts = [(shares.var(ddof=1) / len(shares), len(shares) - 1) for shares in (table.mean(axis=1), table.mean(axis=0))]
+    variance = sum(part for part, _ in parts)
+    half = t.ppf(0.975, variance**2 / sum(part**2 / degrees for part, degrees in parts)) * variance**0.5
+    assert clustered(table.tolist()) == pytest.approx((table.mean() - half, table.mean() + half))
+
+
+def test_the_tally_tells_the_clustered_interval(runs: tuple[Path, Path], tmp_path: Path) -> None:
     _, key = built(runs, tmp_path / "study")
-    counts = {"ann": 3, "bob": 3, "cem": 2, "dee": 4}
-    wishes: dict[str, list[bool | None]] = {name: [n < count for n in range(6)] for name, count in counts.items()}
-    files = [written(tmp_path, key, name, {"quality": wishes[name]}) for name in counts]
+    wishes: list[bool | None] = [True, True, True, True, False, True]
+    files = [written(tmp_path, key, name, {"quality": wishes}) for name in ("ann", "bob")]
     facts = tally(files, [tmp_path / "study" / "key.json"])
-    _, low, high = t_interval([count / 6 for count in counts.values()])
-    assert facts["questions"]["quality"]["preferred"]["A_by_rater"] == pytest.approx([low, high])
+    preferred = facts["questions"]["quality"]["preferred"]
+    _, low, _ = t_interval([1.0, 1.0, 1.0, 1.0, 0.0, 1.0])
+    assert preferred["A_clustered"] == pytest.approx([low, 1.0])
+    assert f"[{low:.1%}, 100.0%]" in tally_text(facts)
     assert facts["questions"]["atypicality"]["preferred"] is None
 
 

@@ -80,13 +80,31 @@ def paired_difference(
     differences = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     if units is None:
         return t_interval(list(differences))
-    from scipy.stats import t
-
     mean = float(differences.mean())
+    variance = clustered_variance(differences - mean, units)
+    if variance is None:
+        return mean, None, None
+    half = half_width([variance])
+    return mean, mean - half, mean + half
+
+
+def clustered_variance(deviations: NDArray[Any], units: Sequence[Any]) -> tuple[float, int] | None:
+    """Variance of a mean of N values, from their deviations `(N,)` from it with `units` as clusters (see
+    `paired_difference`), and its degrees of freedom; None of one cluster."""
     found, member = np.unique(np.asarray(units), return_inverse=True)
     if len(found) < 2:
-        return mean, None, None
-    sums = np.bincount(member, weights=differences - mean)
-    error = (len(found) / (len(found) - 1) * float((sums**2).sum())) ** 0.5 / len(differences)
-    half = float(t.ppf(0.975, len(found) - 1)) * error
-    return mean, mean - half, mean + half
+        return None
+    sums = np.bincount(member, weights=deviations)
+    return len(found) / (len(found) - 1) * float((sums**2).sum()) / len(deviations) ** 2, len(found) - 1
+
+
+def half_width(parts: Sequence[tuple[float, int]]) -> float:
+    """Half of a 95 % interval whose variance is the sum of independently estimated ones, each with its degrees of
+    freedom: Student's with `(sum v)^2 / sum v^2 / f` degrees. Reference: Satterthwaite 1946; Welch 1947."""
+    from scipy.stats import t
+
+    squared = sum(variance for variance, _ in parts)
+    if squared == 0:
+        return 0.0
+    freedom = squared**2 / sum(variance**2 / degrees for variance, degrees in parts)
+    return float(t.ppf(0.975, freedom)) * squared**0.5
