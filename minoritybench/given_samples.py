@@ -61,6 +61,7 @@ def given_prompts(path: Path, limit: int | None, asked: str | None, default: str
     by_name = _manifest_prompts(_images_at(path), names)
     if by_name is None:
         prompts = load_prompts(asked or default)
+        prompts.warn_of_blank_lines()
         if len(prompts.texts) != len(names):
             raise BadInputError(
                 f"--samples {path}: {counted(len(names), 'image')}, but {prompts.name} has"

@@ -159,6 +159,8 @@ def make_plan(request: SampleRequest, out: Path) -> tuple[SamplePlan, dict[str, 
     except MissingAssetError as error:
         all_or_absent(partial(_told, error), *_finders(request))
         raise
+    if sampler.text is not None:
+        sampler.text.prompts.warn_of_blank_lines()
     n = sampler.benchmark.n if request.n is None else request.n
     seeds = request.seeds or tuple(sampler.benchmark.seeds)
     facts = {"kind": "sample", **sampler.facts(request), "n": n, "seeds": list(seeds)}

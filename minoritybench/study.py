@@ -147,7 +147,9 @@ def _prompts(run: DrawnRun, asked: str | None) -> dict[Place, str | None]:
     """The prompt of every image: as samples.json has it, else line i of the file asked for."""
     if asked is None:
         return run.prompts
-    texts = load_prompts(asked).texts
+    prompts = load_prompts(asked)
+    prompts.warn_of_blank_lines()
+    texts = prompts.texts
     most = max(index for _, index in run.rows)
     if most >= len(texts):
         raise BadInputError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,13 +19,16 @@ COCO_FILE = "coco_v2.txt"
 COCO_SHA256 = "ed8b716a377b653d9701798c92abc621f41af197ccc24ae68cde50e58b63835e"
 """The papers' file: 40,640 lines, 40,507 of them prompts; runs take the first 5,000."""
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in order; `name` for people, `sha256` of the texts."""
+    """Prompts in order; `name` for people, `sha256` of the texts; `blank` lines of the file were left out."""
 
     name: str
     texts: tuple[str, ...]
+    blank: int = 0
 
     @property
     def sha256(self) -> str:
@@ -37,7 +42,12 @@ class Prompts:
                 f"{counted(n, 'prompt')} wanted, but {self.name} has {counted(len(self.texts), 'prompt')}: --n says how"
                 " many"
             )
-        return Prompts(self.name, self.texts[:n])
+        return replace(self, texts=self.texts[:n])
+
+    def warn_of_blank_lines(self) -> None:
+        """Log, once a process, how many lines were left out: prompt i is then not line i of the file."""
+        if self.blank:
+            _warn_of_blank_lines(self.name, self.blank)
 
 
 def load_prompts(name: str) -> Prompts:
@@ -47,7 +57,7 @@ def load_prompts(name: str) -> Prompts:
     file that is no text or holds none, exit 2.
     """
     if name == COCO:
-        return _parsed(name, _coco())
+        return replace(_parsed(name, _coco()), blank=0)  # they belong to the papers' file
     if name.startswith(_HUB):
         return _parsed(name, _from_hub(name))
     shipped = files(_PACKAGE).joinpath("prompts", f"{name}.txt")
@@ -67,7 +77,13 @@ def _parsed(name: str, data: bytes) -> Prompts:
     texts = tuple(line.strip() for line in lines if line.strip())
     if not texts:
         raise BadInputError(f"--prompts {name}: no prompt in it; it holds one a line")
-    return Prompts(name, texts)
+    return Prompts(name, texts, len(lines) - len(texts))
+
+
+@cache
+def _warn_of_blank_lines(name: str, count: int) -> None:
+    said = counted(count, "blank line")
+    _log.warning("--prompts %s: %s left out; what comes after moves up", name, said)
 
 
 def _coco() -> bytes:

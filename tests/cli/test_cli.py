@@ -132,6 +132,26 @@ def test_rank_json_is_one_document_and_failures_exit_five(tmp_path: Path) -> Non
     assert "broken.png" in done.stderr
 
 
+def test_blank_lines_of_a_prompt_file_are_told_once(tmp_path: Path) -> None:
+    (tmp_path / "gaps.txt").write_text("a thin zero\n\na bold seven\n")
+    words = (
+        "sample",
+        "--method",
+        "ddim",
+        "--benchmark",
+        "digits-t2i",
+        "--prompts",
+        "gaps.txt",
+        "--n",
+        "2",
+        "--out",
+        "s",
+    )
+    done = minoritybench(*words, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr == "--prompts gaps.txt: 1 blank line left out; what comes after moves up\n"
+
+
 def test_sample_then_evaluate_then_json(tmp_path: Path) -> None:
     done = minoritybench("sample", "--method", "ddim", "--n", "10", "--seed", "4", "--out", tmp_path / "s")
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,17 @@ def test_lines_are_stripped_and_blank_ones_left_out(tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_bytes(b"\xef\xbb\xbf a thin zero \r\n\r\n  \na bold seven")
     prompts = load_prompts(str(file))
-    assert (prompts.name, prompts.texts) == ("mine.txt", ("a thin zero", "a bold seven"))
+    assert (prompts.name, prompts.texts, prompts.blank) == ("mine.txt", ("a thin zero", "a bold seven"), 2)
+
+
+def test_blank_lines_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "gaps.txt"
+    file.write_text("one\n\ntwo\n \nthree\n")
+    for _ in range(2):
+        load_prompts(str(file)).first(2).warn_of_blank_lines()
+    file.write_text("one\ntwo\n")
+    load_prompts(str(file)).warn_of_blank_lines()
+    assert caplog.messages == ["--prompts gaps.txt: 2 blank lines left out; what comes after moves up"]
 
 
 def test_digest_is_of_the_prompts_used(tmp_path: Path) -> None:
@@ -78,5 +88,6 @@ def test_coco_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prompts" / COCO_FILE).write_bytes(SHARED.read_bytes())
     prompts = load_prompts("coco")
     assert len(prompts.texts) == 40_507
+    assert prompts.blank == 0  # none of the user's making
     assert prompts.texts[0] == "a shoe rack with some shoes and a dog sleeping on them"
     assert len(set(prompts.first(5000).texts)) == 4_991
