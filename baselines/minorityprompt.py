@@ -138,21 +138,28 @@ class MinorityPrompt(Method):
     def _optimised(self, step: StepContext, base: TextCondition) -> list[Tensor]:
         """The tokens `(B, width)`, one a text encoder, after this step's iterations; begun at those of the step before.
 
-        The optimiser's own state is not carried over. Gradients are taken with respect to the tokens alone.
+        The optimiser's own state is not carried over. Gradients are taken with respect to the tokens alone. Where that
+        of an image is not finite, its tokens and their moments stay as they are for that iteration.
         """
         number = step.schedule.steps - 1 - step.index
-        tokens = [token.clone() for token in step.memory.get(_TOKENS) or self._first(step, len(base.prompts))]
-        adam = torch.optim.Adam(tokens, lr=max(self.lr * (1 - number * self.decay), 0.0))
+        start = step.memory.get(_TOKENS) or self._first(step, len(base.prompts))
+        rows = [[row.clone() for row in token] for token in start]  # an image each, so that Adam can pass one over
+        adam = torch.optim.Adam(
+            [row for token in rows for row in token], lr=max(self.lr * (1 - number * self.decay), 0.0)
+        )
         for iteration in range(self.iterations):
-            leaves = [token.detach().requires_grad_(True) for token in tokens]
+            leaves = [torch.stack(token).requires_grad_(True) for token in rows]
             with torch.enable_grad():
                 gain = self.discrepancy(step, self._embedded(step, base, leaves), base, iteration)
             step.passes["text_backward"] += 1
             step.passes["denoiser_backward"] += 1 + self.draws
-            for token, slope in zip(tokens, torch.autograd.grad(-gain.sum(), leaves), strict=True):
-                token.grad = step.finite(slope)
+            slopes = torch.autograd.grad(-gain.sum(), leaves)
+            usable = step.usable(torch.cat(slopes, dim=1)).flatten().tolist()
+            for token, slope in zip(rows, slopes, strict=True):
+                for row, own, moves in zip(token, slope, usable, strict=True):
+                    row.grad = own if moves else None
             adam.step()
-        return [token.detach() for token in tokens]
+        return [torch.stack(token) for token in rows]
 
     def _first(self, step: StepContext, batch: int) -> list[Tensor]:
         starts = cast(PromptOptimisable, step.model).token_start(self.init)

@@ -14,7 +14,7 @@ from torch import Tensor
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.diffusion.schedule import Schedule
 from minoritybench.diffusion.text import Condition, TextCondition
-from minoritybench.errors import BadInputError
+from minoritybench.errors import BadInputError, counted
 from minoritybench.rng import ImageStreams
 
 _log = logging.getLogger(__name__)
@@ -130,10 +130,14 @@ class StepContext:
     def finite(self, gradient: Tensor) -> Tensor:
         """A gradient `(B, ...)` with zeros for images at which it is not finite: these are left alone at this step,
         with a warning, rather than ending the run."""
+        return torch.where(self.usable(gradient), gradient, 0.0)
+
+    def usable(self, gradient: Tensor) -> Tensor:
+        """At which images a gradient `(B, ...)` is finite, `(B, 1, ...)`; a warning tells of the others."""
         usable = finite_rows(gradient)
         if lost := int((~usable).sum()):
-            _log.warning("step %d: %d images left alone, their gradient is not finite", self.index, lost)
-        return torch.where(usable, gradient, 0.0)
+            _log.warning("step %d: %s left alone, the gradient is not finite", self.index, counted(lost, "image"))
+        return usable
 
 
 def finite_rows(rows: Tensor) -> Tensor:

@@ -95,6 +95,33 @@ def test_a_batch_equals_single_runs() -> None:
         assert torch.allclose(alone[0], both[image], rtol=1e-12)
 
 
+class Faulty(MinorityPrompt):
+    """Has no finite gradient for image 1 at iterations 0 and 2."""
+
+    def discrepancy(self, step: StepContext, condition: Any, base: Any, iteration: int) -> Tensor:
+        gain = super().discrepancy(step, condition, base, iteration)
+        return gain * torch.tensor([1.0, float("nan") if iteration in (0, 2) else 1.0])
+
+
+def test_where_a_gradient_is_not_finite_token_and_moments_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """The other image is not touched by it, and the one goes on by Adam's formulas over its finite gradients alone."""
+    step, plain = text_step(2), text_step(2)
+    conditioned(Faulty(iterations=5, t_lo=0.0), step)
+    conditioned(method(iterations=5), plain)
+    ((found,),), ((expected,),) = step.memory.values(), plain.memory.values()
+    assert torch.equal(found[0], expected[0])
+    alone = text_step(2, images=[1])
+    token, first, second = torch.zeros(1, 4, dtype=torch.float64), 0.0, 0.0
+    for moves, iteration in enumerate((1, 3, 4), start=1):
+        leaf = token.clone().requires_grad_(True)
+        gain = method().discrepancy(alone, TinyText().embed_tokens(["seventeen"], [leaf]), alone.labels, iteration)
+        (slope,) = torch.autograd.grad(-gain.sum(), leaf)
+        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
+        token = token - 1e-2 * (first / (1 - 0.9**moves)) / ((second / (1 - 0.999**moves)) ** 0.5 + 1e-8)
+    assert torch.allclose(found[1], token[0], rtol=1e-9)
+    assert caplog.messages == ["step 2: 1 image left alone, the gradient is not finite"] * 2
+
+
 def test_levels_are_clamped_at_the_last_step_of_sd15() -> None:
     model = TinyText()
     for level, expected in (("code", 999), ("mirrored", 999), ("fixed", 750)):
