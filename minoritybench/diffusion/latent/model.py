@@ -175,6 +175,7 @@ class LatentModel:
         )[0].to(x_t.dtype)
         if not self._chain.predicts_v:
             return output
+        # the level the network was trained at, under `alpha_shift` too: that shift is the sampler's, applied to noise
         level = self._alphas[timestep].to(x_t.dtype)[:, None, None, None]
         return level.sqrt() * output + (1 - level).sqrt() * x_t
 
