@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minoritybench.metrics.uncertainty import half_width
 from minoritybench.metrics.value import t_interval
 from minoritybench.records import MetricRecord, RunRecord
 from minoritybench.report.paired import Difference
@@ -63,13 +64,6 @@ def _over_seeds(ours: MetricRecord, theirs: MetricRecord) -> tuple[Difference, s
 def welch_difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Difference of the means of two independent groups, two values or more in each, with a 95 % interval that lets
     their variances differ. Reference: Welch 1947."""
-    from scipy.stats import t
-
     difference = float(np.mean(ours) - np.mean(theirs))
-    parts = [(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in (ours, theirs)]
-    squared = sum(part for part, _ in parts)
-    if squared == 0:
-        return difference, difference, difference
-    freedom = squared**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(t.ppf(0.975, freedom)) * squared**0.5
+    half = half_width([(float(np.var(side, ddof=1)) / len(side), len(side) - 1) for side in (ours, theirs)])
     return difference, difference - half, difference + half
