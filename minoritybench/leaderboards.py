@@ -19,7 +19,7 @@ from minoritybench.published import load_published
 from minoritybench.record_checks import content_faults, sidecar_faults
 from minoritybench.record_files import RECORD_NAME, history_faults, size_faults, stray_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, load_benchmark, load_record
-from minoritybench.registry import entries
+from minoritybench.registry import entries, is_ours
 from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
 from minoritybench.report.site import index_html
@@ -51,7 +51,8 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     folders, records = {record.id: folder for folder, record in found.items()}, list(found.values())
     published = load_published(results.parent / PUBLISHED_FOLDER)
     boards, badges = [], load_badges(results)
-    for name in sorted(entries("benchmarks")):
+    used = {record.benchmark for record in records}  # another package's benchmark has a board where it has a record
+    for name in sorted(name for name in entries("benchmarks") if is_ours("benchmarks", name) or name in used):
         benchmark = load_benchmark(name)
         values = image_values(benchmark, folders)
         boards.append(board_data(benchmark, records, values, published.pop(name, None), badges))
@@ -110,10 +111,11 @@ def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     gone = _superseded(records)
     faults += [fault for path in paths for fault in record_faults(path, results, gone)]
     faults += _repeat_faults(records, gone)
+    if not faults:
+        faults += [f"{path}: {fault}" for path, fault in _supersede_faults(records)]
+        faults += map(_one_line, badge_faults(results, [record for _, record in records]))
     if faults:
-        return faults  # badges and boards of faulty records would only repeat the news
-    faults = [f"{path}: {fault}" for path, fault in _supersede_faults(records)]
-    faults += map(_one_line, badge_faults(results, [record for _, record in records]))
+        return faults  # boards of faulty records or badges would only repeat the news
     try:
         for path, text in build(results, out).items():
             faults += _line_faults(path, text)

@@ -226,6 +226,11 @@ def entries(kind: str) -> dict[str, Entry]:
     return {**ours, **_installed(kind, tuple(sys.path)), **ours}  # ours first and never replaced
 
 
+def is_ours(kind: str, name: str) -> bool:
+    """Whether a name is this package's own, which every installation knows."""
+    return name in _TABLES[kind]
+
+
 @functools.cache
 def _installed(kind: str, _: tuple[str, ...]) -> dict[str, Entry]:
     """What packages on this path register; reading their metadata takes some 15 ms, and boards ask often."""

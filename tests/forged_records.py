@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from minoritybench import leaderboards, record_checks
+from minoritybench import leaderboards, record_checks, records
 from minoritybench.metrics import t_interval
-from minoritybench.records import RunRecord, load_benchmark, metric_id
+from minoritybench.records import BenchmarkSpec, RunRecord, load_benchmark, metric_id
 from minoritybench.store import pretty_json, sha256_file
 
 
@@ -24,10 +24,15 @@ def saved(record: RunRecord, path: Path) -> Path:
     return path
 
 
+def few() -> BenchmarkSpec:
+    """The digits benchmark with the n of what `small` drew."""
+    return load_benchmark("digits").model_copy(update={"n": 12})
+
+
 def ask_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lower the n of the digits benchmark to what `small` drew."""
-    spec = load_benchmark("digits").model_copy(update={"n": 12})
-    for module in (leaderboards, record_checks):
+    spec = few()
+    for module in (leaderboards, record_checks, records):
         monkeypatch.setattr(module, "load_benchmark", lambda name: spec if name == spec.name else load_benchmark(name))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from forged_records import ask_for_few, saved, tamper
+from forged_records import ask_for_few, few, saved, tamper
 
 from minoritybench import leaderboards
 from minoritybench.cli import cli
@@ -128,7 +128,7 @@ def test_best_is_bold_second_underlined_and_other_settings_unranked(small: Path)
         return record.model_copy(update={"id": record.content_id()})
 
     records = [base, variant("ddim", {"stochasticity": 0.0}, 1.0), variant("ddim", {"stochasticity": 0.5}, -5.0)]
-    text = board_markdown(board_data(load_benchmark("digits"), records))
+    text = board_markdown(board_data(few(), records))
     ranked, _, others = text.partition("### Other settings")
     row = {line.split(" |")[0]: line for line in ranked.splitlines() if line.startswith("| ")}
     assert "**" in row["| adm"].split(" | ")[1]
@@ -141,7 +141,7 @@ def test_superseded_and_older_records_are_not_shown(small: Path) -> None:
     base = load_record(small / "record.json")
     newer = base.model_copy(update={"created": "2099-01-01T00:00:00+00:00", "command": "again"})
     newer = newer.model_copy(update={"id": newer.content_id()})
-    text = board_markdown(board_data(load_benchmark("digits"), [base, newer]))
+    text = board_markdown(board_data(few(), [base, newer]))
     assert newer.id[:10] in text
     assert base.id[:10] not in text
 

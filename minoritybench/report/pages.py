@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,19 @@ def render(template: str, command: str, **context: Any) -> str:
     """A page of this package filled in, as made by a command.
 
     Its content policy lets nothing load from anywhere, pictures in the page itself excepted, and lets only the style
-    and script run that the template holds, by digest: text that got in as an element would do nothing.
+    and script run that the template holds, by digest: text that got in as an element would do nothing. The templates
+    mark theirs with `own`, which no text can know before the page is filled in and which is taken away again.
     """
-    page = _ENVIRONMENT.get_template(template).render(generator=generator_of(command), policy=_POLICY, **context)
-    return page.replace(_POLICY, _policy(page), 1)
+    own = Markup(f" data-own-{secrets.token_hex(16)}")
+    made_by = generator_of(command)
+    page = _ENVIRONMENT.get_template(template).render(generator=made_by, policy=_POLICY, own=own, **context)
+    return page.replace(_POLICY, _policy(page, own), 1).replace(own, "")
 
 
-def _policy(page: str) -> str:
+def _policy(page: str, own: str) -> str:
     rules = ["default-src 'none'", "img-src data:"]
     for element in ("style", "script"):
-        bodies = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        bodies = re.findall(f"<{element}{own}>(.*?)</{element}>", page, re.DOTALL)
         digests = [base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in bodies]
         rules += [f"{element}-src " + " ".join(f"'sha256-{digest}'" for digest in digests)] if digests else []
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

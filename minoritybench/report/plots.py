@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 Interval = tuple[float, float, float]
 """Low end, value, high end; the three are equal where nothing but the value is known."""
 
-_WIDTH, _HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 190, 14, 46
+_WIDTH, _HEIGHT = 480, 320
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 140, 14, 46
 _LABEL_STEP = 15
 
 
@@ -60,7 +60,7 @@ def scatter_svg(points: Sequence[Point], *, x_label: str, y_label: str, caption:
         parts.append(_point(point, [x(v) for v in point.x], [y(v) for v in point.y], height))
     parts.append(_text((_LEFT + right) / 2, _HEIGHT - 8, x_label, "middle"))
     parts.append(
-        f'<text class="tick" transform="translate(14 {(_TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f'<text class="tick" transform="translate(12 {(_TOP + bottom) / 2:.0f}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_label)}</text>"
     )
     box = f'viewBox="0 0 {_WIDTH} {_HEIGHT}"'

@@ -32,13 +32,15 @@ def plain_method(benchmark: BenchmarkSpec) -> str:
 
 
 def plots(benchmark: BenchmarkSpec, tables: Sequence[Section], values: Values | None) -> list[Plot]:
-    """Both plots of a board, of its rows without class labels under its own guide; none where the plain method has no
-    row or nothing stands beside it."""
+    """Both plots of a board, of its rows without class labels under its own guide and n; none where the plain method
+    has no row or nothing stands beside it."""
+    terms = (benchmark.guide, benchmark.n, False)
     rows = [
         row
         for table in tables
         for row in table.rows
-        if row.record.encoder.guide == benchmark.guide and not row.record.sampling.class_conditional
+        for record in [row.record]
+        if (record.encoder.guide, record.sampling.n, record.sampling.class_conditional) == terms
     ]
     name = plain_method(benchmark)
     plain = next((row.record for row in rows if row.label == name), None)
@@ -47,19 +49,20 @@ def plots(benchmark: BenchmarkSpec, tables: Sequence[Section], values: Values | 
     found = [(row, _fall(row.record, plain, benchmark, values)) for row in rows]
     falls = [(row, fall) for row, fall in found if fall is not None]
     y_label = f"fall of {SCORE} below {name}, nats"
-    distance = next((m.name for m in plain.metrics if m.name.startswith(("FD ", "cFID"))), None)
+    distance = next((metric for metric in plain.metrics if metric.name.startswith(("FD ", "cFID"))), None)
     return [*([_distance_plot(falls, distance, y_label)] if distance else []), _cost_plot(falls, y_label)]
 
 
-def _distance_plot(falls: Sequence[tuple[Row, Interval]], distance: str, y_label: str) -> Plot:
+def _distance_plot(falls: Sequence[tuple[Row, Interval]], distance: MetricRecord, y_label: str) -> Plot:
     points = [
         Point(row.label, row.record.method.name, interval(metric), fall)
         for row, fall in falls
-        if (metric := row.record.metric(distance)) is not None
+        for metric in row.record.metrics
+        if metric.id == distance.id
     ]
     note = "Rarer upwards, nearer to the rare real images leftwards; lines are 95 % intervals."
-    caption = f"{y_label}, against {distance}"
-    svg = scatter_svg(points, x_label=f"{distance}, lower is nearer", y_label=y_label, caption=caption)
+    caption = f"{y_label}, against {distance.name}"
+    svg = scatter_svg(points, x_label=f"{distance.name}, lower is nearer", y_label=y_label, caption=caption)
     return Plot("Rarity and distance", note, svg)
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from minoritybench.badges import Badge, badge_of
 from minoritybench.records import BenchmarkSpec, ReferenceSet, RunRecord
 from minoritybench.references import LoadedReference, both_ends
-from minoritybench.registry import entries, method_names
+from minoritybench.registry import entries, is_ours, method_names
 from minoritybench.report.board import value_text
 from minoritybench.report.cards import Card, method_card
 from minoritybench.report.legend import legend
@@ -82,6 +82,7 @@ class Sheet:
 
     label: str
     group: str
+    plain: bool
     seed: int
     path: str
     uri: str | None
@@ -141,14 +142,21 @@ class _Purse:
     def __init__(self, results: Path, folders: Mapping[str, Path]) -> None:
         self._results, self._folders, self._left = results, folders, ALL_SHEETS
 
-    def sheet(self, row: Row) -> Sheet:
+    def sheets(self, section: Section, plain: str) -> list[Sheet]:
+        """Those of a table's rows, that of plain sampling first: the page sets the others beside it."""
+        return [
+            self._sheet(row, plain) for row in sorted(section.rows, key=lambda row: row.record.method.name != plain)
+        ]
+
+    def _sheet(self, row: Row, plain: str) -> Sheet:
         file = self._folders[row.record.id] / SHEET_FILE
         place = Path(self._results.name, file.relative_to(self._results)).as_posix()
         size, uri = file.stat().st_size, None
         if size <= min(LARGEST_SHEET, self._left):
             self._left -= size
             uri = "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-        return Sheet(row.label, row.record.method.name, row.record.sampling.seeds[0], place, uri)
+        name = row.record.method.name
+        return Sheet(row.label, name, name == plain, row.record.sampling.seeds[0], place, uri)
 
 
 def _board(data: BoardData, purse: _Purse) -> BoardView:
@@ -163,15 +171,10 @@ def _board(data: BoardData, purse: _Purse) -> BoardView:
         ],
         paired=None if paired is None else _paired(paired, f"{data.name}-paired"),
         plots=plots(data.benchmark, tables, data.values),
-        sheets=[(section.title, _sheets(section, plain_method(data.benchmark), purse)) for section in tables],
+        sheets=[(section.title, purse.sheets(section, plain_method(data.benchmark))) for section in tables],
         ends=_ends(data.benchmark) if tables else None,
         notes=legend(data.benchmark, data.records),
     )
-
-
-def _sheets(section: Section, plain: str, purse: _Purse) -> list[Sheet]:
-    """The sheets of a table's rows, that of plain sampling first: the page sets the others beside it."""
-    return [purse.sheet(row) for row in sorted(section.rows, key=lambda row: row.record.method.name != plain)]
 
 
 def _table(section: Section, anchor: str, badges: Mapping[str, Badge]) -> TableView:
@@ -236,7 +239,7 @@ def _methods(boards: Sequence[BoardView]) -> list[MethodView]:
     """Our methods and those of others that have a row, in name order; what else is installed here changes nothing."""
     shown = [(view, row) for view in boards for table in view.tables for row in table.rows]
     used = {name for _, row in shown for name in method_names(row.row.record.method.name)}
-    known = {name for name, entry in entries("methods").items() if entry.target.startswith("minoritybench.")}
+    known = {name for name in entries("methods") if is_ours("methods", name)}
     return [
         MethodView(name, method_card(name), [one for one in shown if _first_method(one[1].row.record) == name])
         for name in sorted(used | known)

@@ -108,18 +108,19 @@ def current(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def setting(record: RunRecord) -> tuple[str, ...]:
-    """What a row of a board is told apart by: benchmark, method, guide, labels, hyperparameters and chain."""
+    """What a row of a board is told apart by: benchmark, method, guide, labels, hyperparameters, chain and samples."""
     params = [f"{key}={value!r}" for key, value in sorted(record.method.params.items())]
     conditional = str(record.sampling.class_conditional)
     text = [f"{key}={value!r}" for key, value in sorted(record.sampling.text.items())]
-    return (record.benchmark, record.method.name, record.encoder.guide, conditional, *params, *text)
+    n = str(record.sampling.n)
+    return (record.benchmark, record.method.name, record.encoder.guide, conditional, *params, *text, n)
 
 
 def sections(
     benchmark: BenchmarkSpec, records: Sequence[RunRecord], values: Values | None = None
 ) -> list[Section | PairedSection]:
     """The tables of a benchmark: declared settings, ranked; of a text-to-image benchmark the differences to plain
-    sampling; then other settings; then other guides, each apart.
+    sampling; then other settings; then other guides and other numbers of samples, whose metrics do not compare, apart.
 
     `values` are those of the records' images: with them differences are taken image by image, without them by seed.
     """
@@ -132,18 +133,24 @@ def sections(
     if benchmark.text is not None and values is not None:
         found += _paired_section(declared, benchmark, values)
     other = [record for record in rows if record not in declared]
-    own = [record for record in other if record.encoder.guide == benchmark.guide]
-    found += _section(OTHER, own, benchmark, values, ranked=False)
-    for guide in sorted({record.encoder.guide for record in other} - {benchmark.guide}):
-        part = [record for record in other if record.encoder.guide == guide]
-        found += _section(f"Guide and judge {guide}, not ranked", part, benchmark, values, ranked=False)
+    usual = (benchmark.guide, benchmark.n)
+    for guide, n in sorted({_terms(record) for record in other}, key=lambda terms: (terms != usual, terms)):
+        part = [record for record in other if _terms(record) == (guide, n)]
+        terms = [f"Guide and judge {guide}"] if guide != benchmark.guide else []
+        terms += [f"{n:,} samples a seed"] if n != benchmark.n else []
+        found += _section(", ".join([*terms, "not ranked"]) if terms else OTHER, part, benchmark, values, ranked=False)
     return found
 
 
+def _terms(record: RunRecord) -> tuple[str, int]:
+    """What rows must share for their metrics to be those of one table."""
+    return record.encoder.guide, record.sampling.n
+
+
 def is_declared(record: RunRecord, benchmark: BenchmarkSpec) -> bool:
-    """Whether a record ran with the benchmark's guide, chain and settings of the method."""
+    """Whether a record ran with the benchmark's guide, n, chain and settings of the method."""
     same_chain = row_chain(benchmark).items() <= record.sampling.text.items()
-    own = record.encoder.guide == benchmark.guide and same_chain
+    own = _terms(record) == (benchmark.guide, benchmark.n) and same_chain
     return own and record.method.params == _defaults(record, benchmark)
 
 

@@ -78,7 +78,7 @@ def test_filters_hide_rows_points_pictures_and_sections_alike(page: Any) -> None
     assert everywhere.locator("visible=true").count() == 0
     assert page.locator("#status").text_content() == f"{total - gone} of {total} rows shown"
     assert page.locator("tr[data-method=adm]").first.is_visible()
-    page.get_by_role("button", name="Clear all").click()
+    page.get_by_role("button", name="Untick all methods").click()
     assert page.locator("tr[data-method=adm]").locator("visible=true").count() == 0
     page.get_by_role("checkbox", name="cads", exact=True).check()
     assert page.locator("#digits-t2i tbody tr").locator("visible=true").first.locator("th").text_content() == "cads"
@@ -116,6 +116,34 @@ def test_a_filtered_gallery_leaves_out_what_is_hidden(page: Any) -> None:
     gallery.get_by_role("button").first.click()
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("dialog").locator("figcaption").first.text_content().startswith("ddim")
+
+
+def test_a_table_without_plain_sampling_is_set_beside_that_of_its_board(page: Any) -> None:
+    gallery = page.locator("#digits h4:text-is('Other settings, not ranked') + [data-gallery]")
+    label = gallery.locator("figcaption").first.text_content()
+    gallery.get_by_role("button").first.click()
+    shown = page.get_by_role("dialog").locator("figcaption").all_text_contents()
+    assert shown == [label, page.locator("#digits [data-plain] figcaption").first.text_content()]
+
+
+def test_what_holds_nothing_any_more_goes_with_its_heading(page: Any) -> None:
+    heading = page.get_by_role("heading", name="Guide and judge digits-vicreg, not ranked").first
+    assert heading.is_visible()
+    for name in ("adm", "jepa"):
+        page.get_by_role("checkbox", name=name, exact=True).uncheck()
+    assert not heading.is_visible()
+    assert page.get_by_role("heading", name="What rarity costs").first.is_visible()
+    page.get_by_role("button", name="Untick all methods").click()
+    assert not page.get_by_role("heading", name="What rarity costs").first.is_visible()
+
+
+def test_a_link_to_what_a_filter_hides_shows_it(page: Any) -> None:
+    page.get_by_role("checkbox", name="CelebA 64", exact=True).uncheck()
+    page.get_by_role("checkbox", name="jepa", exact=True).uncheck()
+    page.get_by_role("navigation").get_by_role("link", name="CelebA 64").click()
+    page.wait_for_function("document.getElementById('celeba64').getBoundingClientRect().top < 10")
+    assert page.get_by_role("checkbox", name="jepa", exact=True).is_checked()
+    page.evaluate("location.hash = '%E0%A4%A'")  # no such place, and nothing goes wrong
 
 
 def test_everything_can_be_done_by_keyboard(page: Any) -> None:
@@ -169,6 +197,10 @@ def test_dark_mode_is_dark_and_a_phone_never_scrolls_the_whole_page_sideways(bro
         assert max(shade) < 60
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         region = page.locator("#digits .wide").first
+        for name in page.locator("#digits .scatter >> nth=0").locator("text.name").all():
+            box = name.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390
         assert region.evaluate("region => region.scrollWidth > region.clientWidth")
         region.evaluate("region => region.scrollTo(400, 0)")
         assert page.locator(FIRST).locator("tbody th").first.bounding_box()["x"] >= 0  # the method stays in sight

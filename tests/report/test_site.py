@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 from chromium import launched, opened
+from forged_records import few
+from markupsafe import Markup
 
 from minoritybench.leaderboards import find_records
-from minoritybench.records import RunRecord, load_benchmark, load_record
+from minoritybench.records import RunRecord, load_record
 from minoritybench.references import both_ends, load_reference_set
 from minoritybench.report import site
 from minoritybench.report.cards import method_card, read_card
-from minoritybench.report.pages import prose
+from minoritybench.report.pages import prose, render
 from minoritybench.report.plots import Point, interval_mark, scatter_svg
 from minoritybench.report.site import index_html
 from minoritybench.report.tables import board_data
@@ -33,7 +35,7 @@ def page_of(built: Path) -> Callable[[RunRecord], str]:
     [path] = find_records(results)
 
     def draw(record: RunRecord) -> str:
-        board = board_data(load_benchmark("digits"), [record])
+        board = board_data(few(), [record])
         return index_html([board], results, {record.id: path.parent})
 
     return draw
@@ -80,6 +82,18 @@ def test_the_policy_names_the_only_script_and_style_and_nothing_is_fetched() -> 
         policy,
     )
     assert not re.search(r"<link|@import|url\(|fetch\(|XMLHttpRequest|<iframe| style=|\son[a-z]+=", text)
+
+
+def test_an_element_that_got_past_escaping_is_no_part_of_the_policy(tmp_path: Path) -> None:
+    bad = "alert('in')"
+    page = render(
+        "samples.html", "gallery", network=Markup(f"<script>{bad}</script>"), rows=[], labels=[], seed=1, small=1
+    )
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert f"<script>{bad}</script>" in page
+    assert "script-src" not in policy
+    assert "style-src 'sha256-" in policy
+    assert "data-own" not in page
 
 
 def test_the_page_stays_small_however_many_sheets_are_filed(

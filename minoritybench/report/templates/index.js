@@ -50,6 +50,7 @@ function filter() {
   };
   for (const section of all("section.board")) section.hidden = !boards.get(section.id);
   for (const element of all("[data-method]")) element.toggleAttribute("hidden", !kept(element.dataset.method));
+  for (const part of all("[data-part]")) part.hidden = !part.querySelector("[data-method]:not([hidden])");
   const rows = all("section.board:not([hidden]) tbody tr");
   status.textContent = `${rows.filter((row) => !row.hidden).length} of ${all("section.board tbody tr").length} rows shown`;
 }
@@ -62,14 +63,15 @@ document.getElementById("none").addEventListener("click", () => {
   boxes("method")[0].focus();
 });
 
-// Gallery. A picture opens large beside the first of its board; arrow keys go on, Escape closes.
+// Gallery. A picture opens large beside that of plain sampling; arrow keys go on, Escape closes.
 const viewer = document.getElementById("viewer");
 let shown = [];
+let plain = null;
 let place = 0;
 
 function show(step) {
   place = (place + step + shown.length) % shown.length;
-  const pair = place === 0 ? [shown[0]] : [shown[place], shown[0]];
+  const pair = plain === null || shown[place] === plain ? [shown[place]] : [shown[place], plain];
   viewer.querySelector(".pair").replaceChildren(...pair.map((figure) => {
     const copy = document.createElement("figure");
     copy.append(figure.querySelector("img").cloneNode(), figure.querySelector("figcaption").cloneNode(true));
@@ -88,6 +90,8 @@ for (const gallery of all("[data-gallery]")) {
       const items = all("li:not([hidden])", gallery).filter((item) => item.querySelector("img"));
       shown = items.map((item) => item.querySelector("figure"));
       place = shown.indexOf(button.parentElement);
+      const first = (from) => all("[data-plain] figure", from).find((figure) => figure.querySelector("img"));
+      plain = first(gallery) ?? first(gallery.closest(".board")) ?? null;
       show(0);
       viewer.showModal();
     });
@@ -103,14 +107,20 @@ viewer.addEventListener("keydown", (event) => {
   if (step) show(step);
 });
 
-// A link to a record opens what it lies in.
+// A link shows what it points at: hidden by a filter, all filters go; folded, it unfolds.
 function reveal() {
-  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const folded = target?.closest("details");
-  if (!folded) return;
-  folded.open = true;
+  const target = document.getElementById(location.hash.slice(1));
+  if (!target) return;
+  if (target.closest("[hidden]")) {
+    for (const box of all("input", form)) box.checked = true;
+    filter();
+  }
+  const folded = target.closest("details");
+  if (folded) {
+    folded.open = true;
+    target.focus();
+  }
   target.scrollIntoView();
-  target.focus();
 }
 addEventListener("hashchange", reveal);
 reveal();
