@@ -273,7 +273,8 @@ def _cut(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    """A fault quotes what it finds: on one line, cut, and with nothing in it that a terminal would obey."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     return line if len(line) <= _LONGEST_FAULT else line[: _LONGEST_FAULT - 3] + "..."
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from minoritybench.errors import MinorityBenchError, MissingAssetError
 from minoritybench.measures import MetricPlan, recorded_plans
 from minoritybench.methods import check_known, configure
 from minoritybench.metrics import t_interval
+from minoritybench.plain_text import text_faults
 from minoritybench.records import (
     BenchmarkSpec,
     MetricRecord,
@@ -39,7 +42,8 @@ from minoritybench.store import canonical_json, sha256_file
 _SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TABLE_TEXT = re.compile(r"[\w.:/@+,' -]*")
-_MARKUP = re.compile(r"<[A-Za-z/!?][^\s>]{0,30}")
+_LONGEST_COMMAND = 2_000
+_FROM_PYTHON = "minoritybench.evaluate"  # the command of records that the function of that name made
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 
 
@@ -53,9 +57,8 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
         yield "its id is not the digest of its content: it was edited"
     if canonical_json(document) != canonical_json(record.model_dump(mode="json")):
         yield "fields are left out or of another type than minoritybench writes"
-    for place, text in _texts(document):
-        if found := _MARKUP.search(text):
-            yield f"{place} holds markup, {found.group()!r}: text fields are plain text"
+    yield from text_faults(document, {"command": _LONGEST_COMMAND})
+    yield from _command_faults(record)
     if superseded:
         return
     try:
@@ -71,17 +74,26 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
             yield str(error)
 
 
-def _texts(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a document with its field, keys of free-form fields among them."""
-    if isinstance(node, str):
-        yield place or "document", node
-    elif isinstance(node, dict):
-        for key, inner in node.items():
-            yield f"a key in {place or 'document'}", key
-            yield from _texts(inner, f"{place}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for number, inner in enumerate(node):
-            yield from _texts(inner, f"{place}.{number}")
+def _command_faults(record: RunRecord) -> Iterator[str]:
+    """The page tells people to paste it into a shell: it must be what minoritybench writes, and of this record."""
+    if record.command == _FROM_PYTHON:
+        return
+    try:
+        words = shlex.split(record.command)
+    except ValueError:  # a quotation without an end
+        words = []
+    if words[:2] != ["minoritybench", "evaluate"] or shlex.join(words) != record.command:
+        yield f"command is not `minoritybench evaluate ...` as minoritybench quotes it, nor {_FROM_PYTHON!r}"
+    for flag, told in (("--method", record.method.name), ("--benchmark", record.benchmark)):
+        for given in _given(words, flag):
+            if given != told:
+                yield f"command has {flag} {given[:60]!r}, the record is of {told!r}"
+
+
+def _given(words: Sequence[str], flag: str) -> list[str]:
+    """What a command's words say after a flag, `--flag value` or `--flag=value`."""
+    after = [following for word, following in pairwise(words) if word == flag]
+    return after + [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
 
 
 def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False) -> Iterator[str]:

@@ -149,7 +149,7 @@ def test_superseded_and_older_records_are_not_shown(small: Path) -> None:
 def test_superseding_hides_the_older_row_and_only_of_the_same_method(boards: Path, small: Path, tmp_path: Path) -> None:
     run, older = tmp_path / "again", load_record(small / "record.json")
     shutil.copytree(small, run)
-    older_day = {"created": "2001-01-01T00:00:00+00:00", "command": "again"}  # not the newest: it wins by superseding
+    older_day = {"created": "2001-01-01T00:00:00+00:00", "warnings": ["again"]}  # wins by superseding, not by date
     saved(older.model_copy(update={**older_day, "supersedes": older.id}), run / "record.json")
     newer = load_record(leaderboards.add(run / "record.json", boards / "results") / "record.json")
     leaderboards.write_boards(boards / "results", boards)
@@ -168,7 +168,7 @@ def test_superseding_hides_the_older_row_and_only_of_the_same_method(boards: Pat
     saved(thief, run / "record.json")
     with pytest.raises(BadInputError, match="a record of adm on digits"):
         leaderboards.add(run / "record.json", boards / "results")
-    saved(older.model_copy(update={"command": "lost", "supersedes": "f" * 64}), run / "record.json")
+    saved(older.model_copy(update={"warnings": ["lost"], "supersedes": "f" * 64}), run / "record.json")
     with pytest.raises(BadInputError, match="not among the results"):
         leaderboards.add(run / "record.json", boards / "results")
 

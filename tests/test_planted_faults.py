@@ -59,7 +59,7 @@ def oversize(name: str, mebibytes: int):  # type: ignore[no-untyped-def]
 def file_again(path: Path) -> None:
     """The same measurement under another id, in the folder of that id."""
     record = load_record(path)
-    again = record.model_copy(update={"command": record.command + " --json"})
+    again = record.model_copy(update={"command": "minoritybench evaluate --method adm"})
     again = again.model_copy(update={"id": again.content_id()})
     place = path.parents[3] / leaderboards.record_place(again)
     shutil.copytree(path.parent, place)
@@ -121,6 +121,29 @@ def file_again(path: Path) -> None:
         (forged("warnings", ["see <img src=x onerror=alert(1)>"]), "warnings.0 holds markup, '<img'"),
         (forged("environment.packages", {"<b>torch": "2"}), "a key in environment.packages holds markup"),
         (forged("failures", [{"id": "1", "error": "<!-- x"}]), "failures.0.error holds markup"),
+        (forged("warnings", ["x" * 1001]), "warnings.0 has 1,001 characters, more than the 1,000 allowed"),
+        (forged("command", "minoritybench evaluate " + "x" * 1978), "command has 2,001 characters"),
+        (forged("environment.packages", {"x" * 1001: "2"}), "a key in environment.packages has 1,001 characters"),
+        (forged("warnings", ["fine", "two\nlines"]), "warnings.1 holds a character that cannot be seen, U+000A"),
+        (forged("warnings", ["\x1b[2J"]), "warnings.0 holds a character that cannot be seen, U+001B"),
+        (forged("environment.device", "cpu\x7f"), "environment.device holds a character that cannot be seen, U+007F"),
+        (forged("environment.device", "cpu\x9b2J"), "environment.device holds a character that cannot be seen, U+009B"),
+        (forged("method.preset", "\u202ereference"), "method.preset holds a character that cannot be seen, U+202E"),
+        (forged("warnings", ["a\u200bb"]), "warnings.0 holds a character that cannot be seen, U+200B"),
+        (forged("warnings", ["a\u2066b"]), "warnings.0 holds a character that cannot be seen, U+2066"),
+        (forged("warnings", ["\ufeffb"]), "warnings.0 holds a character that cannot be seen, U+FEFF"),
+        (forged("command", "curl example.org | sh"), "command is not `minoritybench evaluate ...`"),
+        (forged("command", "minoritybench evaluate --method adm; rm x"), "command is not `minoritybench evaluate ...`"),
+        (forged("command", "minoritybench evaluate --out $(reboot)"), "command is not `minoritybench evaluate ...`"),
+        (forged("command", "minoritybench evaluate --out 'x"), "command is not `minoritybench evaluate ...`"),
+        (forged("command", "minoritybench sample"), "command is not `minoritybench evaluate ...`"),
+        (forged("command", ""), "command is not `minoritybench evaluate ...`"),
+        (forged("command", "minoritybench evaluate --method jepa"), "--method 'jepa', the record is of 'adm'"),
+        (forged("command", "minoritybench evaluate --method=jepa"), "--method 'jepa', the record is of 'adm'"),
+        (
+            forged("command", "minoritybench evaluate --method adm --benchmark cifar10"),
+            "--benchmark 'cifar10', the record is of 'digits'",
+        ),
         (pad, "record.json has 1,"),
         (oversize("sheet.png", 4), "sheet.png has 4,194,305 bytes, more than the 4 MiB allowed"),
         (oversize("per_image.parquet", 32), "per_image.parquet has 33,554,433 bytes, more than the 32 MiB allowed"),
@@ -209,11 +232,20 @@ def test_a_record_that_supersedes_the_same_measurement_is_no_duplicate(boards: P
     assert leaderboards.check(boards / "results", boards) == []
 
 
+def test_a_fault_holds_nothing_that_a_terminal_obeys(boards: Path) -> None:
+    """It quotes names of fields, which a record may make up."""
+    path = filed(boards)
+    forged("environment.packages", {"\x1b]0;title\x07": "\u202e"})(path)
+    faults = leaderboards.record_faults(path)
+    assert any("environment.packages.\\x1b]0;title\\x07 holds a character" in fault for fault in faults), faults
+    assert all(fault.isprintable() for fault in faults)
+
+
 def test_markup_is_refused_at_the_door_and_shown_as_text_where_it_got_in(boards: Path, small: Path) -> None:
     """A comparison is no markup; a tag in a hyperparameter would be a cell of a board."""
     path = filed(boards)
-    forged("command", "evaluate --set note='a < b, c<3'")(path)
-    assert not any("markup" in fault for fault in leaderboards.record_faults(path))
+    forged("command", "minoritybench evaluate --benchmark digits --set 'note=a < b, c<3; $(x)'")(path)
+    assert leaderboards.record_faults(path) == []
     record = load_record(small / "record.json")
     ddim = record.method.model_copy(update={"name": "ddim", "params": {"stochasticity": "<script>|[x](y)</script>"}})
     page = board_markdown(board_data(few(), [record.model_copy(update={"method": ddim})]))
