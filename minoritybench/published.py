@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from minoritybench.errors import BadInputError
+from minoritybench.plain_text import text_faults
 from minoritybench.records import validated
 from minoritybench.store import read_json
 
@@ -74,10 +75,13 @@ class PublishedBoard(_Strict):
 
 def load_published(folder: Path) -> dict[str, PublishedBoard]:
     """The published boards of a folder by name; none where there is no such folder. Errors: one line naming file and
-    field."""
+    field; its texts stand in markdown, so that `text_faults` of them are errors, too."""
     boards = {}
     for path in sorted(folder.glob("*.json")):
-        board = validated(PublishedBoard, read_json(path), str(path))
+        document = read_json(path)
+        board = validated(PublishedBoard, document, str(path))
+        for fault in text_faults(document):
+            raise BadInputError(f"{path}: {fault}")
         if board.board != path.stem:
             raise BadInputError(f"{path}: board: is {board.board!r}, the file's name says {path.stem!r}")
         boards[board.board] = board

@@ -83,6 +83,10 @@ def test_tables_2_and_6_print_the_same_rows() -> None:
         ({"rows": []}, "tables.0.rows"),
         ({"rows": [{"label": "adm", "values": {"cFID": 1.0}}]}, "row 'adm' must have the values of"),
         ({"columns": [{"name": "cFID", "better": "up", "decimals": 2}]}, "tables.0.columns.0.better"),
+        ({"notes": ["see <img src=//example.org/x>"]}, "tables.0.notes.0 holds markup, '<img'"),
+        ({"head": "method\n| a | row |"}, "tables.0.head holds a character that cannot be seen, U+000A"),
+        ({"encoder": "x\u202e"}, "tables.0.encoder holds a character that cannot be seen, U+202E"),
+        ({"table": "x" * 1001}, "tables.0.table has 1,001 characters"),
     ],
 )
 def test_a_faulty_file_is_one_line_of_check(boards: Path, change: dict[str, Any], message: str) -> None:

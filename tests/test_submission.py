@@ -73,33 +73,55 @@ def test_submissions_are_checked_against_where_they_began() -> None:
     assert any("--against" in step.get("run", "") for step in steps)
 
 
+def said_by_step(name: str, checkout: Path, changed: str) -> tuple[int, str]:
+    """Exit code and output of a step's own script, where the branch has changed one file and main another since."""
+    steps = load(ROOT / ".github" / "workflows" / "submission.yml")["jobs"]["check"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("name") == name]
+
+    def commit(text: str, *files: str) -> None:
+        for file in files:
+            (checkout / file).parent.mkdir(parents=True, exist_ok=True)
+            (checkout / file).write_text(text)
+        git(checkout, "add", "-A")
+        git(checkout, "commit", "-qm", "change")
+
+    watched = ("leaderboards/badges.json", "leaderboards/published/cifar10.json")
+    git(checkout, "init", "-q")
+    commit("[]", *watched)
+    git(checkout, "switch", "-qc", "branch")
+    commit("new", changed)
+    git(checkout, "switch", "-q", "main")
+    commit("[1]", *watched)
+    git(checkout, "switch", "-q", "branch")
+    environment = {**os.environ, "BASE": "main"}
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
 @pytest.mark.parametrize(
     ("changed", "code"), [("leaderboards/badges.json", 1), ("leaderboards/results/new/record.json", 0)]
 )
 def test_a_submission_cannot_grant_badges(tmp_path: Path, changed: str, code: int) -> None:
-    """The step's own script, where the branch has changed one file and main has changed the badges since."""
-    steps = load(ROOT / ".github" / "workflows" / "submission.yml")["jobs"]["check"]["steps"]
-    (script,) = [step["run"] for step in steps if step.get("name") == "no badges in a pull request"]
+    returned, said = said_by_step("no badges in a pull request", tmp_path, changed)
+    assert returned == code
+    assert said.startswith("::error file=leaderboards/badges.json::") == bool(code)
+    assert said.count("\n") == code
 
-    def commit(file: str, text: str) -> None:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(text)
-        git(tmp_path, "add", "-A")
-        git(tmp_path, "commit", "-qm", "change")
 
-    git(tmp_path, "init", "-q")
-    commit("leaderboards/badges.json", "[]")
-    git(tmp_path, "switch", "-qc", "branch")
-    commit(changed, "new")
-    git(tmp_path, "switch", "-q", "main")
-    commit("leaderboards/badges.json", "[1]")
-    git(tmp_path, "switch", "-q", "branch")
-    environment = {**os.environ, "BASE": "main"}
-    command = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code
-    assert done.stdout.startswith("::error file=leaderboards/badges.json::") == bool(code)
-    assert done.stdout.count("\n") == code
+@pytest.mark.parametrize(
+    ("changed", "warned"),
+    [
+        ("leaderboards/published/cifar10.json", True),
+        ("leaderboards/published/new.json", True),
+        ("leaderboards/results/new/record.json", False),
+    ],
+)
+def test_changed_figures_from_papers_are_pointed_out(tmp_path: Path, changed: str, warned: bool) -> None:
+    code, said = said_by_step("say whether figures from papers change", tmp_path, changed)
+    assert code == 0
+    assert said.startswith("::warning::This pull request changes figures from papers") == warned
+    assert (changed in said) == warned
 
 
 def test_every_embedded_board_with_rows_is_measured_again() -> None:
