@@ -57,8 +57,13 @@ class _Strict(BaseModel):
 
 
 class Tolerance(_Strict):
-    """How far a re-run elsewhere may be: `fd_relative` of a Frechet distance, `score_nats` of a mean score,
-    `fraction` of precision, recall, density, coverage and shares."""
+    """How far a re-run elsewhere may be from the recorded value.
+
+    `score_nats` is for means of scores of single images, in their own unit: nats of a JEPA-SCORE, points of CLIPScore,
+    PickScore and ImageReward. `fraction` is for precision, recall, density, coverage and shares, and 100 times as much
+    for AuthPct, a percentage. Frechet distances, AvgkNN, rarity and all others may differ by `fd_relative` of their
+    value.
+    """
 
     fd_relative: float
     score_nats: float

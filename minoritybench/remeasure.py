@@ -10,10 +10,13 @@ from pathlib import Path
 from minoritybench.badges import Badge, Granted
 from minoritybench.errors import CheckFailedError
 from minoritybench.evaluation import evaluate
+from minoritybench.measures import recorded_plans
 from minoritybench.provenance import utc_now
-from minoritybench.records import RunRecord, TextSpec, Tolerance, ToolRecord
+from minoritybench.records import RunRecord, TextSpec, Tolerance, ToolRecord, load_benchmark
+from minoritybench.references import load_reference_set
 
 _FRACTIONS = frozenset({"precision", "recall", "density", "coverage", "rarity valid share", "minority share"})
+_PERCENTAGES = frozenset({"AuthPct"})
 
 
 @dataclass(frozen=True)
@@ -61,20 +64,25 @@ def measure_again(record: RunRecord, seeds: Sequence[int], out: Path) -> RunReco
 
 def drifts(record: RunRecord, again: RunRecord, seed: int) -> list[Drift]:
     """Every metric of a record on one seed, recorded against measured again."""
+    benchmark = load_benchmark(record.benchmark)
+    plans = recorded_plans(record, benchmark, load_reference_set(benchmark.reference_set))
+    means = frozenset(plan.name for plan in plans if plan.by_image)
     now = {metric.id: metric.per_seed[str(seed)] for metric in again.metrics}
     rows = []
     for metric in record.metrics:
         value = metric.per_seed[str(seed)]
-        allowed = _allowed(metric.name, value, record.tolerance)
+        allowed = _allowed(metric.name, value, record.tolerance, means)
         rows.append(Drift(metric.name, seed, value, now.get(metric.id, math.nan), allowed))
     return rows
 
 
-def _allowed(name: str, value: float, tolerance: Tolerance) -> float:
-    """How far a metric may drift between machines, by its kind."""
-    if name.startswith("JEPA-SCORE"):
-        return tolerance.score_nats
-    return tolerance.fraction if name in _FRACTIONS else tolerance.fd_relative * abs(value)
+def _allowed(name: str, value: float, tolerance: Tolerance, means: frozenset[str]) -> float:
+    """How far a metric may drift between machines, by its kind (see `Tolerance`); `means` are those over images."""
+    if name in _FRACTIONS:  # first: a share of images is a mean over images, too
+        return tolerance.fraction
+    if name in _PERCENTAGES:
+        return 100 * tolerance.fraction
+    return tolerance.score_nats if name in means else tolerance.fd_relative * abs(value)
 
 
 def clean_commit(tool: ToolRecord) -> str:

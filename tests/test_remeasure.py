@@ -101,3 +101,24 @@ def test_drift_allows_the_recorded_tolerance_and_no_more(small: Path) -> None:
     assert off(1.0, 0.011) == [gone, *(m.name for m in record.metrics[1:] if m.name not in relative)]
     assert "FD (digits-pca20)" in off(1.03, 0.0)
     assert "FD (digits-pca20)" not in off(1.01, 0.0)
+    assert "AuthPct" in off(1.0, 1.01)
+    assert "AuthPct" not in off(1.0, 0.99)
+
+
+def test_every_kind_of_metric_has_its_own_tolerance() -> None:
+    """`Tolerance` says which; 2 % of a CLIPScore would be more than a whole column of a board spans."""
+    kinds: dict[str, str] = {}
+    for board in ("digits", "digits-t2i"):
+        record = leaderboards.shown_records(load_benchmark(board), SHIPPED)[0]
+        tolerance = record.tolerance.model_copy(update={"fd_relative": 1e3, "score_nats": 1.0, "fraction": 1e-3})
+        record = record.model_copy(update={"tolerance": tolerance})
+        for drift in drifts(record, record, record.sampling.seeds[0]):
+            relative = {1e3 * abs(drift.recorded): "relative"}
+            kinds[drift.metric] = {1.0: "own unit", 1e-3: "fraction", 0.1: "percentage", **relative}[drift.allowed]
+    scores = {name for name in kinds if name.startswith("JEPA-SCORE")} | {"CLIPScore"}
+    assert len(scores) == 7
+    fractions = {"precision", "recall", "density", "coverage", "rarity valid share", "minority share"}
+    for name, kind in kinds.items():
+        others = "percentage" if name == "AuthPct" else "fraction" if name in fractions else "relative"
+        assert kind == ("own unit" if name in scores else others), name
+    assert {"AvgkNN", "rarity", "FD (digits-pca20)", "FD (digits16-classifier)", "AuthPct"} <= set(kinds)
