@@ -13,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from minoritybench.badges import badge_faults, load_badges
+from minoritybench.board_markers import between_markers, marker_faults
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.measures import Arrays
 from minoritybench.published import load_published
@@ -63,7 +64,7 @@ def build(results: Path, out: Path) -> dict[Path, str]:
     if readme.is_file():
         text = _readme_text(readme)
         for board in boards:
-            text = _between_markers(text, board.name, summary_markdown(board))
+            text = between_markers(text, board.name, summary_markdown(board))
         pages[readme] = text
     return pages
 
@@ -119,9 +120,23 @@ def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     try:
         for path, text in build(results, out).items():
             faults += _line_faults(path, text)
+        faults += _readme_faults(out.parent / "README.md", [record for _, record in records])
     except MinorityBenchError as error:
         faults.append(_one_line(str(error)))
     return faults
+
+
+def _readme_faults(readme: Path, records: Sequence[RunRecord]) -> list[str]:
+    """Boards with rows at their declared settings that a README beside the boards has no place for, and other faults of
+    its places."""
+    if not readme.is_file():
+        return []
+    needed = []
+    for benchmark in map(load_benchmark, {record.benchmark for record in records}):
+        rows = current([record for record in records if record.benchmark == benchmark.name])
+        if any(is_declared(record, benchmark) and not record.sampling.class_conditional for record in rows):
+            needed.append(benchmark.name)
+    return [f"{readme}: {_one_line(fault)}" for fault in marker_faults(_readme_text(readme), needed)]
 
 
 def record_faults(path: Path, results: Path | None = None, superseded: frozenset[str] = frozenset()) -> list[str]:
@@ -276,14 +291,6 @@ def _one_line(text: str) -> str:
     """A fault quotes what it finds: on one line, cut, and with nothing in it that a terminal would obey."""
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
     return line if len(line) <= _LONGEST_FAULT else line[: _LONGEST_FAULT - 3] + "..."
-
-
-def _between_markers(text: str, name: str, tables: str) -> str:
-    """`text` with the tables between `<!-- board:NAME -->` and `<!-- /board:NAME -->`, if it has the markers."""
-    start, end = f"<!-- board:{name} -->\n", f"<!-- /board:{name} -->"
-    head, opening, rest = text.partition(start)
-    _, closing, tail = rest.partition(end)
-    return f"{head}{start}\n{tables}\n{end}{tail}" if opening and closing else text
 
 
 def shown_records(benchmark: BenchmarkSpec, results: Path) -> list[RunRecord]:
