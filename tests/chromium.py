@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+NAMES = ("chromium", "google-chrome", "chromium-browser")  # the last is a stub of the snap on Ubuntu
 CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 
 
