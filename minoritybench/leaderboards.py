@@ -30,6 +30,8 @@ from minoritybench.store import pretty_json, read_json, write_text
 
 PUBLISHED_FOLDER = "published"
 INDEX = "index.html"
+LARGEST_INDEX = 2_000_000
+"""Bytes below which the page of all boards stays, so that a phone can load it."""
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
 
@@ -118,12 +120,22 @@ def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     if faults:
         return faults  # boards of faulty records or badges would only repeat the news
     try:
-        for path, text in build(results, out).items():
+        pages = build(results, out)
+        for path, text in pages.items():
             faults += _line_faults(path, text)
+        faults += _index_faults(out / INDEX, pages[out / INDEX])
         faults += _readme_faults(out.parent / "README.md", [record for _, record in records])
     except MinorityBenchError as error:
         faults.append(_one_line(str(error)))
     return faults
+
+
+def _index_faults(path: Path, text: str) -> Iterator[str]:
+    if (size := len(text.encode())) >= LARGEST_INDEX:
+        yield (
+            f"{path}: as built it has {size:,} bytes and must have fewer than {LARGEST_INDEX:,}: shorten the texts of"
+            " new records, or take fewer sheets into the page (ALL_SHEETS in minoritybench/report/site.py)"
+        )
 
 
 def _readme_faults(readme: Path, records: Sequence[RunRecord]) -> list[str]:

@@ -28,7 +28,7 @@ from forged_records import (
 )
 from pydantic import ValidationError
 
-from minoritybench import evaluate, leaderboards
+from minoritybench import leaderboards
 from minoritybench.errors import BadInputError
 from minoritybench.methods import configure
 from minoritybench.records import load_benchmark, load_record
@@ -176,42 +176,18 @@ def test_planted_faults_are_found(boards: Path, change, message: str) -> None:  
     assert any(message in fault for fault in faults), faults
 
 
-OPENING, CLOSING = "<!-- board:digits -->\n", "<!-- /board:digits -->\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("no place\n", "the board digits has rows and no place here: add the lines <!-- board:digits --> and"),
-        (f"{OPENING}end\n", "the markers of the board digits must be one pair"),
-        (f"{CLOSING}end\n", "the markers of the board digits must be one pair"),
-        (f"{CLOSING}{OPENING}end\n", "the markers of the board digits must be one pair"),
-        (f"{OPENING}{CLOSING}{OPENING}{CLOSING}", "the markers of the board digits must be one pair"),
-        (f"{OPENING[:-1]} {CLOSING}", "the markers of the board digits must be one pair"),
-        (f"{OPENING}{CLOSING}<!-- board:cifar10 -->\n", "the markers of the board cifar10 must be one pair"),
-    ],
-)
-def test_a_readme_that_cannot_show_a_board_is_found(boards: Path, text: str, message: str) -> None:
-    readme = boards.parent / "README.md"
-    readme.write_text(text)
+def test_a_page_of_all_boards_that_has_grown_too_large_is_found(boards: Path) -> None:
+    """By texts that are each short enough, in a record that is small enough: the page escapes them."""
+    path = filed(boards)
+    forged("warnings", ["&" * 1000] * 500)(path)
+    path.parent.rename(boards / "results" / leaderboards.record_place(load_record(path)))
     leaderboards.write_boards(boards / "results", boards)
     (fault,) = leaderboards.check(boards / "results", boards)
-    assert fault.startswith(f"{readme}: {message}")
-
-
-def test_a_readme_needs_no_place_for_boards_without_ranked_rows(boards: Path, tmp_path: Path) -> None:
-    """Rows at other settings are not in its table; a folder without a README needs none."""
-    readme = boards.parent / "README.md"
-    readme.unlink()
-    assert leaderboards.check(boards / "results", boards) == []
-    shutil.rmtree(boards / "results")
-    other = evaluate("ddim", n=12, settings={"stochasticity": 0.5}, out=tmp_path / "run")
-    clean = other.minoritybench.model_copy(update={"commit": "0" * 40, "dirty": False})
-    saved(other.model_copy(update={"minoritybench": clean}), tmp_path / "run" / "record.json")
-    leaderboards.add(tmp_path / "run" / "record.json", boards / "results")
-    readme.write_text("no place\n")
-    leaderboards.write_boards(boards / "results", boards)
-    assert leaderboards.check(boards / "results", boards) == []
+    size = (boards / "index.html").stat().st_size
+    assert fault.startswith(
+        f"{boards / 'index.html'}: as built it has {size:,} bytes and must have fewer than 2,000,000:"
+    )
+    assert "shorten the texts" in fault
 
 
 def delete(path: Path) -> None:
