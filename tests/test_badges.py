@@ -282,5 +282,5 @@ def test_boards_show_who_measured_a_row(boards: Path) -> None:
     leaderboards.write_boards(boards / "results", boards)
     assert f"`{load_record(filed(boards)).id[:10]}` ci |" in (boards / "digits.md").read_text()
     page = (boards / "index.html").read_text()
-    assert '<span class="badge ci-run">ci</span>' in page
+    assert '<span class="badge earned">ci</span>' in page
     assert "ci: again by the weekly job on 2026" in page

@@ -173,6 +173,9 @@ def test_a_record_s_link_unfolds_what_made_it(page: Any) -> None:
     assert not page.locator(target).is_visible()
     link.click()
     assert page.locator(target).is_visible()
+    page.wait_for_function(
+        "id => document.querySelector(id).closest('details').getBoundingClientRect().top >= 0", arg=target
+    )
     assert "minoritybench evaluate --method jepa" in page.locator(target).text_content()
     folder = page.locator(target).get_by_role("link").get_attribute("href")
     assert (INDEX.parent / folder).is_file()

@@ -120,7 +120,7 @@ function reveal() {
     folded.open = true;
     target.focus();
   }
-  target.scrollIntoView();
+  (folded ?? target).scrollIntoView();
 }
 addEventListener("hashchange", reveal);
 reveal();
