@@ -16,6 +16,11 @@ LARGEST = {RECORD_NAME: MEBIBYTE, PER_IMAGE_FILE: 32 * MEBIBYTE, SHEET_FILE: 4 *
 px."""
 
 
+def record_file(run: Path) -> Path:
+    """The record of a run folder or of a filed record's; a record file is itself one."""
+    return run / RECORD_NAME if run.is_dir() else run
+
+
 def size_faults(record: Path) -> Iterator[str]:
     """Files of a record that are too large, told before anything reads them."""
     for name, limit in LARGEST.items():

@@ -13,14 +13,13 @@ from typing import Any
 
 from minoritybench.errors import BadInputError
 from minoritybench.measures import Arrays
+from minoritybench.record_files import RECORD_NAME, record_file
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.report.differences import MetricDifference, metric_difference
 from minoritybench.report.paired import Difference, differences, paired
 from minoritybench.report.table import row_label
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import sha256_file
-
-RECORD_FILE = "record.json"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class RunComparison:
 def is_run(name: str | Path) -> bool:
     """Whether this is an output of `evaluate`, the folder of a filed record, or a record file."""
     path = Path(name)
-    return (path / RECORD_FILE).is_file() or (path.suffix == ".json" and path.is_file())
+    return (path / RECORD_NAME).is_file() or (path.suffix == ".json" and path.is_file())
 
 
 def compare_runs(a: str | Path, b: str | Path) -> RunComparison:
@@ -70,7 +69,7 @@ def compare_runs(a: str | Path, b: str | Path) -> RunComparison:
 
 
 def _load(path: Path) -> tuple[RunRecord, Path]:
-    file = path / RECORD_FILE if path.is_dir() else path
+    file = record_file(path)
     return load_record(file), file.parent
 
 

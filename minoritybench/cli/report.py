@@ -14,7 +14,7 @@ import click
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
     metavar="FILE.html",
-    help="The page, all images in it. Default: report.html in RUN.",
+    help="The page, all images in it. Default: report.html in RUN; a filed record has none.",
 )
 @click.option(
     "--spectrum",
@@ -24,7 +24,8 @@ import click
     help="An output of `analyze scores RUN/samples`, to show the spectrum behind the scores as well.",
 )
 def command(run: Path, out: Path | None, spectrum: Path | None) -> None:
-    """Write a stand-alone page of RUN, an output folder of `evaluate` or the folder of a filed record.
+    """Write a stand-alone page of RUN, an output folder of `evaluate` or the folder of a filed record, or the
+    record.json in it.
 
     \b
     Example: minoritybench report runs/jepa

@@ -16,18 +16,18 @@ from minoritybench.data.source import decode_rgb
 from minoritybench.errors import BadInputError, MinorityBenchError
 from minoritybench.given_samples import SAMPLES_FILE, SAMPLES_FOLDER
 from minoritybench.measure_shard import score_key
+from minoritybench.record_files import RECORD_NAME, record_file
 from minoritybench.records import RunRecord, load_record
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.report.charts import band_svg, overlay_svg
 from minoritybench.report.gallery import tile_uri
 from minoritybench.report.pages import refuse_other_file, render
-from minoritybench.report.table import ARROWS, interval_text, row_label
+from minoritybench.report.table import ARROWS, interval_note, interval_text, row_label
 from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_table
-from minoritybench.store import read_json, sha256_bytes, sha256_file, write_text
+from minoritybench.store import PLAN_FILE, read_json, sha256_bytes, sha256_file, write_text
 
 COMMAND = "report"
 PAGE_FILE = "report.html"
-RECORD_FILE = "record.json"
 _SHOWN = 24
 
 
@@ -41,15 +41,16 @@ class ScoreChart:
 
 
 def write_run_page(run: Path, out: Path | None = None, spectrum: Path | None = None) -> Path:
-    """Write the page of an `evaluate` output (or of a filed record with its sidecars) and return where it is.
+    """Write the page of an `evaluate` output, or of a filed record with its sidecars, and return where it is.
 
+    `run`: the folder or its record file. `out`: needed for a filed record, beside which nothing else may lie.
     `spectrum`: an output of `analyze scores` on the run's samples, shown too. Errors (exit 2): no record there,
     sidecars that are missing or not those the record lists, and a file in the place of the page that is none.
     """
-    place = out or run / PAGE_FILE
+    record, folder = load_run_record(run), record_file(run).parent
+    place = out or _default_place(folder)
     refuse_other_file(place, COMMAND)
-    record = load_run_record(run)
-    table = read_table(run / PER_IMAGE_FILE)
+    table = read_table(folder / PER_IMAGE_FILE)
     reference = _reference(record)
     page = render(
         "report.html",
@@ -58,10 +59,11 @@ def write_run_page(run: Path, out: Path | None = None, spectrum: Path | None = N
         label=row_label(record),
         arrows=ARROWS,
         interval=interval_text,
+        intervals=interval_note(record),
         seeds=[str(seed) for seed in record.sampling.seeds] or ["samples"],
-        sheet="data:image/png;base64," + base64.b64encode((run / SHEET_FILE).read_bytes()).decode(),
+        sheet="data:image/png;base64," + base64.b64encode((folder / SHEET_FILE).read_bytes()).decode(),
         charts=[_chart(record, table, name, reference) for name in [record.encoder.guide, *record.encoder.judges]],
-        ends=_ends(record, table, run),
+        ends=_ends(record, table, folder),
         spectrum=None if spectrum is None else _spectrum(spectrum),
         mebibytes=record.cost.peak_memory_bytes / 2**20,
     )
@@ -69,14 +71,23 @@ def write_run_page(run: Path, out: Path | None = None, spectrum: Path | None = N
     return place
 
 
+def _default_place(folder: Path) -> Path:
+    if not (folder / PLAN_FILE).is_file():
+        raise BadInputError(
+            f"{folder} has no {PLAN_FILE}, so is a filed record, beside which nothing else may lie; name the page:"
+            " --out FILE.html"
+        )
+    return folder / PAGE_FILE
+
+
 def load_run_record(run: Path) -> RunRecord:
     """The record in an output folder of `evaluate`, or filed with its sidecars, after a look at their digests.
 
     Errors (exit 2): a folder without a record, a file beside it that is gone or was edited.
     """
-    path = run / RECORD_FILE if run.is_dir() else run
+    path = record_file(run)
     if not path.is_file():
-        raise BadInputError(f"{run} holds no {RECORD_FILE}; name an output folder of `minoritybench evaluate`")
+        raise BadInputError(f"{run} holds no {RECORD_NAME}; name an output folder of `minoritybench evaluate`")
     record = load_record(path)
     for artifact in record.artifacts:
         file = path.parent / artifact.path

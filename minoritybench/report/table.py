@@ -26,7 +26,7 @@ def metric_table(record: RunRecord) -> str:
         ideal = "" if metric.ideal is None else f"{metric.ideal:.2f}"
         line = f"{metric.name:<{width}}  {ARROWS[metric.direction]} {metric.value:>8.2f}  {interval_text(metric):<20}"
         lines.append(f"{line}  {_numbers(metric):<14}  {ideal}".rstrip())
-    lines.append(f"intervals: {'; '.join(_interval_methods(record)) or 'none, for one set of so few samples'}")
+    lines.append(f"intervals: {interval_note(record)}")
     if record.sampling.seeds:
         cost = f"{record.cost.seconds_per_sample * 1000:.2f} ms a sample, {record.cost.nfe} denoiser and "
         cost += f"{record.cost.encoder_passes} encoder passes each"
@@ -39,6 +39,11 @@ def metric_table(record: RunRecord) -> str:
 def _numbers(metric: MetricRecord) -> str:
     counts = [metric.params[name] for name in ("n_fake", "n_real") if name in metric.params]
     return "/".join(str(count) for count in counts)
+
+
+def interval_note(record: RunRecord) -> str:
+    """What the intervals of a record are, in a line."""
+    return "; ".join(_interval_methods(record)) or "none, for one set of so few samples"
 
 
 def _interval_methods(record: RunRecord) -> list[str]:

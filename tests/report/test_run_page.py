@@ -12,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from forged_records import saved
+from command_line import run as command
+from forged_records import filed, saved
 
+from minoritybench import evaluate, leaderboards
 from minoritybench.errors import BadInputError
+from minoritybench.measures import JACKKNIFE
 from minoritybench.records import load_record
 from minoritybench.references import load_reference_set
 from minoritybench.report.charts import overlay_svg
 from minoritybench.report.run_page import write_run_page
-from minoritybench.report.table import interval_text
+from minoritybench.report.table import interval_note, interval_text, metric_table
 
 
 @pytest.fixture
@@ -82,6 +85,40 @@ def test_a_run_without_its_samples_says_so(run: Path) -> None:
     page = page_of(run)
     assert "are not in this folder" in page
     assert 'class="tiles"' not in page
+
+
+def test_the_page_of_a_filed_record_goes_elsewhere(small: Path, boards: Path, tmp_path: Path) -> None:
+    record = filed(boards)
+    for given in (record, record.parent):
+        code, output = command("report", str(given))
+        assert (code, output.count("\n")) == (2, 1)
+        assert "--out FILE.html" in output
+    page = tmp_path / "page.html"
+    assert command("report", str(record.parent), "--out", str(page))[0] == 0
+    assert load_record(record).id[:12] in page.read_text()
+    assert leaderboards.check(boards / "results", boards) == []
+
+
+def test_a_record_file_stands_for_its_folder(run: Path) -> None:
+    by_folder = page_of(run)
+    (run / "report.html").unlink()
+    assert write_run_page(run / "record.json") == run / "report.html"
+    assert (run / "report.html").read_text() == by_folder
+
+
+def test_the_page_says_what_its_intervals_are(run: Path, tmp_path: Path) -> None:
+    assert "Means over seeds; 95 % intervals: t over seeds. The last column" in page_of(run)
+    evaluate("adm", n=12, seeds=(11,), out=tmp_path / "one")
+    evaluate(samples=run / "samples" / "seed-11", out=tmp_path / "given")
+    for folder in (tmp_path / "one", tmp_path / "given"):
+        record, page = load_record(folder / "record.json"), page_of(folder)
+        ways = {metric.interval for metric in record.metrics if metric.interval}
+        assert ways == {JACKKNIFE, "t over images"}
+        note = interval_note(record)
+        assert f"intervals: {note}\n" in metric_table(record)
+        assert f"One set of samples; 95 % intervals: {html.escape(note)}. The last column" in page
+        assert all(way in note for way in ways)
+        assert "over seeds" not in page
 
 
 def test_spoilt_runs_are_refused(run: Path, tmp_path: Path) -> None:
