@@ -14,11 +14,11 @@ from pathlib import Path
 
 from minoritybench.badges import badge_faults, load_badges
 from minoritybench.board_markers import between_markers, marker_faults
-from minoritybench.errors import BadInputError, MinorityBenchError
+from minoritybench.errors import BadInputError, MinorityBenchError, counted
 from minoritybench.measures import Arrays
 from minoritybench.published import load_published
 from minoritybench.record_checks import content_faults, sidecar_faults
-from minoritybench.record_files import RECORD_NAME, history_faults, size_faults, stray_faults
+from minoritybench.record_files import RECORD_NAME, history_faults, record_file, size_faults, stray_faults
 from minoritybench.records import BenchmarkSpec, RunRecord, load_benchmark, load_record
 from minoritybench.registry import entries, is_ours
 from minoritybench.report.board import board_markdown, summary_markdown
@@ -34,6 +34,10 @@ LARGEST_INDEX = 2_000_000
 """Bytes below which the page of all boards stays, so that a phone can load it."""
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}")
 _LONGEST_FAULT = 300
+_LINES_SHOWN = 20
+"""Faulty lines of one generated file that are told; the others are counted."""
+_REFUSAL_SHOWN = 3
+"""Faults that a refused record is told of."""
 
 
 def find_records(results: Path) -> list[Path]:
@@ -215,12 +219,14 @@ def record_place(record: RunRecord) -> Path:
 def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
     """Validate a record with its sidecars and copy it to its place; refuse a faulty one or one already there.
 
+    `path` is the record file or its folder.
     `supersedes` is the id, or the start of one, of a filed record of the same benchmark and method that this one takes
     the place of on the board; it becomes part of the record, whose id therefore changes.
     """
+    path = record_file(path)
     faults = record_faults(path)
     if faults:
-        raise BadInputError("; ".join(faults))
+        raise BadInputError(_refusal(path, faults))
     record = load_record(path)
     if supersedes is not None:
         _, older = filed_record(supersedes, results, "--supersedes")
@@ -242,6 +248,14 @@ def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(place)
     return place
+
+
+def _refusal(path: Path, faults: Sequence[str]) -> str:
+    """The first faults of a record in one line that names it once, and how many more there are."""
+    told = [faults[0], *(fault.removeprefix(f"{path}: ") for fault in faults[1:_REFUSAL_SHOWN])]
+    if len(faults) > _REFUSAL_SHOWN:
+        told.append(f"and {counted(len(faults) - _REFUSAL_SHOWN, 'more fault')}")
+    return "; ".join(told)
 
 
 def filed_record(start: str, results: Path, flag: str) -> tuple[Path, RunRecord]:
@@ -267,7 +281,7 @@ def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tup
 
 
 def _line_faults(path: Path, expected: str) -> list[str]:
-    """Every line of a generated file that differs, by number, with the cells that do."""
+    """The first lines of a generated file that differ, by number, with the cells that do, and how many more there are."""
     if not path.is_file():
         return [f"{path}: missing; run `minoritybench leaderboard build`"]
     found, wanted = path.read_bytes().decode("utf-8", "replace").split("\n"), expected.split("\n")
@@ -277,6 +291,9 @@ def _line_faults(path: Path, expected: str) -> list[str]:
             continue
         lines = zip_longest(range(first, last), found[first:last], wanted[start:end])
         faults += [f"{path}:{last if n is None else n + 1}: {_line_fault(old, new)}" for n, old, new in lines]
+    if (more := len(faults) - _LINES_SHOWN) > 0:
+        told = f"{path}: {counted(more, 'more line')} not as the records say; `minoritybench leaderboard build` writes it"
+        return [*faults[:_LINES_SHOWN], told]
     return faults
 
 

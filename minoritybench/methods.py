@@ -15,7 +15,7 @@ from minoritybench.chained import Chained
 from minoritybench.errors import BadInputError
 from minoritybench.needs import check_needs
 from minoritybench.records import BenchmarkSpec
-from minoritybench.registry import lookup, method_names, resolve, user_code
+from minoritybench.registry import is_user_file, lookup, method_names, resolve, user_code
 from minoritybench.store import canonical_json
 
 DEFAULT_PRESET = "reference"
@@ -77,7 +77,13 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
 
 
 def check_known(name: str) -> None:
-    """Refuse a name that is neither a registered method nor several of them joined by +; nothing is imported."""
+    """Refuse a name that is neither a registered method nor several of them joined by +, a method file among them; nothing is
+    imported."""
+    if is_user_file(name):
+        raise BadInputError(
+            f"unknown method {name!r}: boards take registered methods only, not a file; CONTRIBUTING.md says how to"
+            " give it a name"
+        )
     for part in method_names(name):
         lookup("methods", part)
 

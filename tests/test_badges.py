@@ -274,6 +274,10 @@ def test_check_names_the_file_and_fails(boards: Path) -> None:
     code, output = run("leaderboard", "check", "--results", str(boards / "results"), "--out", str(boards))
     assert code == 1
     assert f"{boards / 'badges.json'}: entry 1" in output
+    (boards / "badges.json").write_text('[{"badge": "ci"}]')
+    code, output = run("leaderboard", "check", "--results", str(boards / "results"), "--out", str(boards))
+    told = f"{boards / 'badges.json'}: entry 1: record: Field required\n"
+    assert (code, output) == (1, f"{told}1 fault in the leaderboards\n")
 
 
 def test_boards_show_who_measured_a_row(boards: Path) -> None:

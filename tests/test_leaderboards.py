@@ -47,6 +47,21 @@ def test_edited_board_is_named_by_line(boards: Path) -> None:
     assert all("a line is missing after this" in fault for fault in tail)
 
 
+def test_of_a_file_that_differs_throughout_twenty_lines_are_told(boards: Path) -> None:
+    page = boards / "index.html"
+    lines = page.read_text().split("\n")
+    page.write_text("\n".join(["x" if number < 21 else line for number, line in enumerate(lines)]))
+    told = leaderboards.check(boards / "results", boards)
+    assert [fault.split(":")[1] for fault in told[:20]] == [str(number) for number in range(1, 21)]
+    rest = "1 more line not as the records say; `minoritybench leaderboard build` writes it"
+    assert told[20:] == [f"{page}: {rest}"]
+    page.write_text("x")
+    (boards / "digits.md").write_text("x")
+    told = leaderboards.check(boards / "results", boards)
+    assert all(sum(fault.startswith(str(file)) for fault in told) == 21 for file in (page, boards / "digits.md"))
+    assert f": {len(lines) - 20} more lines not" in [fault for fault in told if fault.startswith(str(page))][-1]
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -83,6 +98,30 @@ def test_a_results_folder_that_is_named_is_made(small: Path, tmp_path: Path, mon
     words = ["leaderboard", "add", str(small / "record.json"), "--results", str(tmp_path / "new")]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert len(leaderboards.find_records(tmp_path / "new")) == 1
+
+
+def test_the_folder_of_a_record_is_filed_like_its_file(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_for_few(monkeypatch)
+    assert leaderboards.add(small, tmp_path / "a").name == leaderboards.add(small / "record.json", tmp_path / "b").name
+    with pytest.raises(BadInputError, match=r"^no such file: .*/record\.json$"):
+        leaderboards.add(tmp_path, tmp_path / "c")
+
+
+def test_a_record_with_many_faults_is_refused_in_a_short_line(small: Path, tmp_path: Path) -> None:
+    """The benchmark asks for more samples than `small` has, and every change is a fault or more."""
+    path = Path(shutil.copytree(small, tmp_path / "faulty")) / "record.json"
+    for field, value in (("status", "incomplete"), ("sampling.steps", 7), ("cost.nfe", 1), ("warnings", ["a\nb"])):
+        tamper(field, value)(path)
+    faults = leaderboards.record_faults(path)
+    with pytest.raises(BadInputError) as refused:
+        leaderboards.add(path, tmp_path / "results")
+    said = str(refused.value)
+    first = [fault.removeprefix(f"{path}: ") for fault in faults[:3]]
+    assert len(faults) > 5
+    assert said == f"{path}: {'; '.join(first)}; and {len(faults) - 3} more faults"
+    assert said.count(str(path)) == 1
 
 
 def test_place_of_a_record(small: Path) -> None:

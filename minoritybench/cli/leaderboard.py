@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from minoritybench.cli.options import Registered
-from minoritybench.errors import BadInputError, CheckFailedError
+from minoritybench.cli.options import RESULTS, Registered
+from minoritybench.errors import BadInputError, CheckFailedError, counted
 
 if TYPE_CHECKING:
     from minoritybench.badges import Granted
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _results = click.option(
     "--results",
     type=click.Path(path_type=Path),
-    default=Path("leaderboards/results"),
+    default=RESULTS,
     show_default=True,
     help="Filed records.",
 )
@@ -101,7 +101,7 @@ def check_command(
     for fault in faults:
         click.echo(fault)
     if faults:
-        raise CheckFailedError(f"{len(faults)} faults in the leaderboards")
+        raise CheckFailedError(f"{counted(len(faults), 'fault')} in the leaderboards")
     click.echo(f"{len(find_records(results))} records valid, boards up to date")
     if remeasure is not None:
         _remeasure(results, benchmarks, remeasure, seed)
@@ -112,12 +112,13 @@ def check_command(
 @_results
 @click.option("--supersedes", default=None, metavar="ID", help="The filed record (or the start of its id) it replaces.")
 def add_command(record: Path, results: Path, supersedes: str | None) -> None:
-    """Validate RECORD (a record.json with its sidecars beside it) and file it. A results folder that is given with
+    """Validate RECORD (a record.json with its sidecars beside it, or their folder) and file it. A results folder that is given with
     --results is made where it is not there yet."""
     from minoritybench.leaderboards import add, require_results
+    from minoritybench.record_files import record_file
 
     named = click.get_current_context().get_parameter_source("results") is not ParameterSource.DEFAULT
-    if record.is_file() and not named:  # a wrong RECORD is told first, by `add`
+    if record_file(record).is_file() and not named:  # a wrong RECORD is told first, by `add`
         require_results(results)
     click.echo(f"filed in {add(record, results, supersedes)}; now run: minoritybench leaderboard build")
 

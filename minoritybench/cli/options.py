@@ -14,6 +14,8 @@ from minoritybench.registry import entries, lookup, method_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+RESULTS = Path("leaderboards/results")
+"""Where a checkout has its filed records."""
 FAILED_ITEMS = 5
 """Exit code of a command that finished without some of its images."""
 _FAILURES_SHOWN = 5
