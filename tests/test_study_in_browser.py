@@ -61,6 +61,29 @@ def test_the_tally_is_what_was_chosen_by_mouse_and_by_keyboard(study: StudyKey, 
         assert facts["questions"][name]["preferred"]["A"] == pytest.approx(sum(for_a) / 6)
 
 
+def test_unanswered_questions_are_told_before_they_are_left_out(study: StudyKey, tmp_path: Path) -> None:
+    with launched() as browser, opened(browser, tmp_path / "page.html") as page:
+        downloads: list[Any] = []
+        page.on("download", lambda found: downloads.append(found))
+        status, save = page.get_by_role("status"), page.get_by_role("button", name="Save answers")
+        fields = page.locator("fieldset").all()
+        page.get_by_role("textbox").fill("Ann")
+        for left, field in ((11, fields[0]), (10, fields[3])):  # an answer in between makes the next press a first one
+            field.get_by_text("left", exact=True).click()
+            save.click()
+            told = f"{left} of 12 questions unanswered; to save without them, press Save answers again"
+            assert status.text_content() == told
+            assert fields[1].get_by_role("radio").first.evaluate("radio => radio === document.activeElement")
+        with page.expect_download() as waiting:
+            save.click()
+        waiting.value.save_as(tmp_path / "ann.json")
+        assert len(downloads) == 1
+        assert status.text_content() == "2 of 12 questions answered"
+    saved = json.loads((tmp_path / "ann.json").read_text())["answers"]
+    assert [(one["pair"], one["choice"]) for one in saved] == [(1, "left"), (2, "left")]
+    assert tally([tmp_path / "ann.json"], [tmp_path / "key.json"])["questions"]["quality"]["answers"] == 1
+
+
 def test_nothing_is_saved_without_a_name_and_axe_finds_nothing(study: StudyKey, tmp_path: Path) -> None:
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="no axe: pip install axe-playwright-python"

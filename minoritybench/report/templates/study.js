@@ -3,6 +3,7 @@ const form = document.querySelector("form");
 const total = form.querySelectorAll("fieldset").length;
 const progress = document.getElementById("progress");
 let saved = true;
+let warned = false;
 
 function chosen() {
   return [...form.querySelectorAll("fieldset")].flatMap((field) => {
@@ -11,14 +12,25 @@ function chosen() {
   });
 }
 
+function unanswered() {
+  return [...form.querySelectorAll("fieldset")].filter((field) => !field.querySelector("input:checked"));
+}
+
 function show() {
   progress.textContent = `${chosen().length} of ${total} questions answered`;
 }
 
-form.addEventListener("change", () => { saved = false; show(); });
+form.addEventListener("change", () => { saved = false; warned = false; show(); });
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  const open = unanswered();
+  if (open.length > 0 && !warned) {
+    warned = true;
+    progress.textContent = `${open.length} of ${total} questions unanswered; to save without them, press Save answers again`;
+    open[0].querySelector("input").focus();
+    return;
+  }
   const rater = form.elements.rater.value.trim();
   const answers = { kind: form.dataset.kind, study: form.dataset.study, rater, answers: chosen() };
   const link = document.createElement("a");
@@ -27,6 +39,7 @@ form.addEventListener("submit", (event) => {
   link.click();
   URL.revokeObjectURL(link.href);
   saved = true;
+  show();
 });
 
 window.addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
