@@ -152,6 +152,30 @@ def test_where_nothing_compares_a_sentence_says_so(runs: tuple[Path, Path], tmp_
     assert reasons == [f"not compared: {metric.name}, differs in n" for metric in metrics]
 
 
+def test_filed_records_are_named_by_the_start_of_their_ids(
+    runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = []
+    for run in runs:
+        record = load_record(run / "record.json")
+        ids.append(record.id)
+        shutil.copytree(run, tmp_path / "leaderboards/results/digits" / record.method.name / record.id[:16])
+    monkeypatch.chdir(tmp_path)
+    by_id, by_path = (
+        CliRunner().invoke(cli, ["compare", *words]).stdout for words in ((ids[0][:8], ids[1]), map(str, runs))
+    )
+    assert by_id == by_path
+    assert f"record {ids[1][:12]}" in by_id
+    for wrong in ("0" * 8, ids[0][:7]):
+        done = CliRunner().invoke(cli, ["compare", wrong, ids[1]])
+        assert isinstance(done.exception, BadInputError)
+        assert str(done.exception).startswith(
+            f"no run folder, record file or reference set has this name, and '{wrong}' is the start of 0 filed"
+            if len(wrong) == 8
+            else f"{wrong}: no run folder and no record file is there; unknown reference set '{wrong}'"
+        )
+
+
 def test_what_is_no_pair_of_runs_is_refused(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = edited(runs[1], tmp_path / "other", benchmark="celeba64")
     with pytest.raises(BadInputError, match=r"a run on digits, .* on celeba64"):

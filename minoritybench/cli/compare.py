@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from minoritybench.cli.options import Registered, json_option
+from minoritybench.cli.options import RESULTS, Registered, json_option
 from minoritybench.errors import BadInputError
+from minoritybench.registry import entries
+
+_START_OF_ID = re.compile(r"[0-9a-f]{8,64}")
+
+
+class _RunOrReference(Registered):
+    """A reference set or the path of a run; the start of a filed record's id becomes the path of that record."""
+
+    def __init__(self) -> None:
+        super().__init__("reference-sets", folders=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in entries("reference-sets") or Path(value).exists():
+            return value
+        if _START_OF_ID.fullmatch(value) and RESULTS.is_dir():
+            from minoritybench.leaderboards import filed_record
+
+            return str(filed_record(value, RESULTS, "no run folder, record file or reference set has this name, and")[0])
+        try:
+            super().convert(value, param, ctx)
+        except BadInputError as error:
+            raise BadInputError(f"{value}: no run folder and no record file is there; {error}") from error
+        raise BadInputError(f"{value}: no run folder, record file or rank-dataset output is there")
 
 
 @click.command("compare", short_help="Say how far two reference sets agree, or two runs differ.")
-@click.argument("a", type=Registered("reference-sets", folders=True))
-@click.argument("b", type=Registered("reference-sets", folders=True))
+@click.argument("a", type=_RunOrReference())
+@click.argument("b", type=_RunOrReference())
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -26,8 +50,9 @@ def command(a: str, b: str, out: Path | None, as_json: bool) -> None:
     """Compare reference sets A and B (names or rank-dataset outputs): overlap, what chance would give, and, where both
     are outputs, the rank correlation over the images that both rankings saw.
 
-    Or compare runs A and B (evaluate outputs or records): the difference of every metric with a 95 % interval, image by
-    image where both drew from the same noise.
+    Or compare runs A and B (evaluate outputs, records, or in a checkout the first 8 characters or more of the ids of
+    filed records): the difference of every metric with a 95 % interval, image by image where both drew from the same
+    noise.
 
     \b
     Example: minoritybench compare runs/by-jepa runs/by-avgknn --out compare.html

@@ -13,14 +13,16 @@ _SHOWN = tuple(kind for kind in KINDS if kind != "features")
 
 
 @click.command("list", short_help="List registered names.")
-@click.argument("kind")
+@click.argument("kind", required=False, metavar="KIND")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list of {name, summary}.")
-def command(kind: str, as_json: bool) -> None:
+def command(kind: str | None, as_json: bool) -> None:
     """List what is registered. KIND: datasets, encoders, generators, methods, metrics, benchmarks or reference-sets.
 
     \b
     Example: minoritybench list methods
     """
+    if kind is None:
+        raise BadInputError(f"Missing argument 'KIND': one of {', '.join(_SHOWN)}")
     if kind not in _SHOWN:
         import difflib
 

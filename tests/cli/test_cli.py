@@ -34,6 +34,8 @@ def minoritybench(*words: str | Path, cwd: Path | None = None) -> subprocess.Com
         ("rank-dataset digits --estimator nonsense", 2, "'cascade'"),
         ("analyze scores digits --encoder digits-jep", 2, "did you mean 'digits-jepa'"),
         ("compare digits digit", 2, "did you mean 'digits'"),
+        ("compare nope1 nope2", 2, "nope1: no run folder and no record file is there; unknown reference set 'nope1'"),
+        ("list", 2, "Missing argument 'KIND': one of datasets, encoders, generators, methods, metrics, benchmarks, ref"),
     ],
 )
 def test_help_and_wrong_names_load_nothing_heavy(words: str, code: int, said: str) -> None:
@@ -87,6 +89,10 @@ def test_list_as_json(kind: str) -> None:
         (("sample", "--method", "/nowhere.py:X", "--out", "x"), 2, "/nowhere.py"),
         (("evalute",), 2, "did you mean 'evaluate'"),
         (("list", "method"), 2, "did you mean 'methods'"),
+        (("list",), 2, "Missing argument 'KIND': one of datasets, "),
+        (("compare", "nope1", "nope2"), 2, "nope1: no run folder and no record file is there; unknown reference set"),
+        (("compare", "7e0a396f", "048be017"), 2, "7e0a396f: no run folder and no record file is there; unknown ref"),
+        (("compare", "no/where", "digits"), 2, "no/where: no run folder, record file or rank-dataset output is there"),
         (("evaluate", "--method", "adm", "--n", "5"), 2, "--n"),
         (("rank-dataset", "digits", "--per-class", "3"), 2, "one folder a class"),
         (("rank-dataset", "digits", "--encoder", "mine.py"), 2, "mine.py:name"),
