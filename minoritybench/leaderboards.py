@@ -281,7 +281,7 @@ def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tup
 
 
 def _line_faults(path: Path, expected: str) -> list[str]:
-    """The first lines of a generated file that differ, by number, with the cells that do, and how many more there are."""
+    """The first lines of a generated file that differ, by number, with the cells that do, and how many more do."""
     if not path.is_file():
         return [f"{path}: missing; run `minoritybench leaderboard build`"]
     found, wanted = path.read_bytes().decode("utf-8", "replace").split("\n"), expected.split("\n")
@@ -292,7 +292,7 @@ def _line_faults(path: Path, expected: str) -> list[str]:
         lines = zip_longest(range(first, last), found[first:last], wanted[start:end])
         faults += [f"{path}:{last if n is None else n + 1}: {_line_fault(old, new)}" for n, old, new in lines]
     if (more := len(faults) - _LINES_SHOWN) > 0:
-        told = f"{path}: {counted(more, 'more line')} not as the records say; `minoritybench leaderboard build` writes it"
+        told = f"{path}: {counted(more, 'more line')} not as the records say; run `minoritybench leaderboard build`"
         return [*faults[:_LINES_SHOWN], told]
     return faults
 

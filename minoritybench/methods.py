@@ -77,8 +77,8 @@ def configure(name: str, settings: Mapping[str, Any], benchmark: BenchmarkSpec) 
 
 
 def check_known(name: str) -> None:
-    """Refuse a name that is neither a registered method nor several of them joined by +, a method file among them; nothing is
-    imported."""
+    """Refuse a name that is neither a registered method nor several of them joined by +, a method file's as well;
+    nothing is imported."""
     if is_user_file(name):
         raise BadInputError(
             f"unknown method {name!r}: boards take registered methods only, not a file; CONTRIBUTING.md says how to"

@@ -53,7 +53,7 @@ def test_of_a_file_that_differs_throughout_twenty_lines_are_told(boards: Path) -
     page.write_text("\n".join(["x" if number < 21 else line for number, line in enumerate(lines)]))
     told = leaderboards.check(boards / "results", boards)
     assert [fault.split(":")[1] for fault in told[:20]] == [str(number) for number in range(1, 21)]
-    rest = "1 more line not as the records say; `minoritybench leaderboard build` writes it"
+    rest = "1 more line not as the records say; run `minoritybench leaderboard build`"
     assert told[20:] == [f"{page}: {rest}"]
     page.write_text("x")
     (boards / "digits.md").write_text("x")

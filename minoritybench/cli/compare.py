@@ -27,7 +27,8 @@ class _RunOrReference(Registered):
         if _START_OF_ID.fullmatch(value) and RESULTS.is_dir():
             from minoritybench.leaderboards import filed_record
 
-            return str(filed_record(value, RESULTS, "no run folder, record file or reference set has this name, and")[0])
+            path, _ = filed_record(value, RESULTS, "no run folder, record file or reference set has this name, and")
+            return str(path)
         try:
             super().convert(value, param, ctx)
         except BadInputError as error:

@@ -35,7 +35,7 @@ def minoritybench(*words: str | Path, cwd: Path | None = None) -> subprocess.Com
         ("analyze scores digits --encoder digits-jep", 2, "did you mean 'digits-jepa'"),
         ("compare digits digit", 2, "did you mean 'digits'"),
         ("compare nope1 nope2", 2, "nope1: no run folder and no record file is there; unknown reference set 'nope1'"),
-        ("list", 2, "Missing argument 'KIND': one of datasets, encoders, generators, methods, metrics, benchmarks, ref"),
+        ("list", 2, "Missing argument 'KIND': one of datasets, encoders, generators, methods, metrics, benchmarks"),
     ],
 )
 def test_help_and_wrong_names_load_nothing_heavy(words: str, code: int, said: str) -> None:
