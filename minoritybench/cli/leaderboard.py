@@ -112,8 +112,8 @@ def check_command(
 @_results
 @click.option("--supersedes", default=None, metavar="ID", help="The filed record (or the start of its id) it replaces.")
 def add_command(record: Path, results: Path, supersedes: str | None) -> None:
-    """Validate RECORD (a record.json with its sidecars beside it, or their folder) and file it. A results folder that is
-    given with --results is made where it is not there yet."""
+    """Validate RECORD (a record.json with its sidecars beside it, or their folder) and file it. A results folder that
+    is given with --results is made where it is not there yet."""
     from minoritybench.leaderboards import add, require_results
     from minoritybench.record_files import record_file
 
