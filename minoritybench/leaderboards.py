@@ -24,7 +24,7 @@ from minoritybench.registry import entries, is_ours
 from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
 from minoritybench.report.site import index_html
-from minoritybench.report.tables import BoardData, board_data, current, is_declared, setting
+from minoritybench.report.tables import BoardData, board_data, current, is_declared, setting, setting_fields
 from minoritybench.sidecars import PER_IMAGE_FILE, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
@@ -268,16 +268,35 @@ def filed_record(start: str, results: Path, flag: str) -> tuple[Path, RunRecord]
 
 
 def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tuple[Path, str]]:
-    """A record replaces only one that is filed, of its own benchmark and method: nobody hides another's row."""
-    known = {record.id: record for _, record in records}
+    """A record replaces only one that is filed, of its own benchmark, method and setting: nobody hides another's row,
+    nor one of their own that a newer row does not stand for."""
+    known = {record.id: (path, record) for path, record in records}
     for path, record in records:
         if record.supersedes is None:
             continue
-        older = known.get(record.supersedes)
-        if older is None:
+        if record.supersedes not in known:
             yield path, _one_line(f"supersedes {record.supersedes!r}, which is not among the results")
-        elif (older.benchmark, older.method.name) != (record.benchmark, record.method.name):
+            continue
+        place, older = known[record.supersedes]
+        if (older.benchmark, older.method.name) != (record.benchmark, record.method.name):
             yield path, f"supersedes {older.id[:16]}, a record of {older.method.name} on {older.benchmark}"
+        elif (field := _setting_difference(older, record)) and _is_up_to_date(place, older):
+            fault = (
+                f"supersedes {older.id[:16]}, a record of another setting ({field} differs): file it beside that one"
+            )
+            yield path, _one_line(fault)
+
+
+def _setting_difference(older: RunRecord, record: RunRecord) -> str | None:
+    """The first field in which two records are of different settings, None where they share one."""
+    one, other = setting_fields(older), setting_fields(record)
+    return next((field for field in {**one, **other} if one.get(field) != other.get(field)), None)
+
+
+def _is_up_to_date(path: Path, record: RunRecord) -> bool:
+    """Whether a record would be valid if it was filed today. One of an earlier version may lack what its method has
+    gained since; then no record of today can have its setting."""
+    return not any(content_faults(record, read_json(path)))
 
 
 def _line_faults(path: Path, expected: str) -> list[str]:

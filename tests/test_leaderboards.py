@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from forged_records import ask_for_few, few, saved, tamper
+from forged_records import ask_for_few, few, forge_sidecar, saved, tamper
 
 from minoritybench import leaderboards
 from minoritybench.cli import cli
 from minoritybench.errors import BadInputError
+from minoritybench.methods import configure
+from minoritybench.record_files import LARGEST
 from minoritybench.records import RunRecord, load_benchmark, load_record
 from minoritybench.report.board import board_markdown
 from minoritybench.report.tables import board_data, current, setting
@@ -210,6 +212,46 @@ def test_superseding_hides_the_older_row_and_only_of_the_same_method(boards: Pat
     saved(older.model_copy(update={"warnings": ["lost"], "supersedes": "f" * 64}), run / "record.json")
     with pytest.raises(BadInputError, match="not among the results"):
         leaderboards.add(run / "record.json", boards / "results")
+
+
+def test_a_row_is_not_removed_by_a_record_of_another_setting(boards: Path, small: Path, tmp_path: Path) -> None:
+    """Neither by `add` nor by hand; one that its method has outgrown may be."""
+    results, base = boards / "results", load_record(small / "record.json")
+    run = tmp_path / "run"
+    run.mkdir()
+    for file in LARGEST:
+        shutil.copyfile(small / file, run / file)
+
+    def at(w: float, supersedes: str | None = None) -> RunRecord:
+        params = configure("sgms", {"w": w}, few()).params
+        method = base.method.model_copy(update={"name": "sgms", "params": params})
+        command = f"minoritybench evaluate --method sgms --set w={w}"
+        record = base.model_copy(update={"method": method, "command": command, "supersedes": supersedes})
+        forge_sidecar(lambda table: table.replace(table["sha256"].iloc[-1], f"{w:.2f}".ljust(64, "0")))(
+            saved(record, run / "record.json")
+        )
+        return load_record(run / "record.json")
+
+    old = at(0.86)
+    place = leaderboards.add(run / "record.json", results)
+    at(0.8)
+    said = "a record of another setting \\(method.params.w differs\\): file it beside that one"
+    with pytest.raises(BadInputError, match=said):
+        leaderboards.add(run / "record.json", results, supersedes=old.id)
+    wolf = at(0.8, old.id)
+    shutil.copytree(run, results / leaderboards.record_place(wolf))
+    (fault,) = (fault for fault in leaderboards.check(results, boards) if "another setting" in fault)
+    assert fault.startswith(f"{results / leaderboards.record_place(wolf)}")
+
+    shutil.rmtree(results / leaderboards.record_place(wolf))
+    lacks = {key: value for key, value in old.method.params.items() if key != "w"}
+    tamper("method.params", lacks, honest_id=True)(place / "record.json")
+    outgrown = load_record(place / "record.json")
+    place.rename(results / leaderboards.record_place(outgrown))
+    at(0.8)
+    leaderboards.add(run / "record.json", results, supersedes=outgrown.id)
+    leaderboards.write_boards(results, boards)
+    assert leaderboards.check(results, boards) == []
 
 
 def test_shipped_records_are_read_back_to_the_same_json() -> None:

@@ -109,11 +109,22 @@ def current(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def setting(record: RunRecord) -> tuple[str, ...]:
     """What a row of a board is told apart by: benchmark, method, guide, labels, hyperparameters, chain and samples."""
-    params = [f"{key}={value!r}" for key, value in sorted(record.method.params.items())]
-    conditional = str(record.sampling.class_conditional)
-    text = [f"{key}={value!r}" for key, value in sorted(record.sampling.text.items())]
-    n = str(record.sampling.n)
-    return (record.benchmark, record.method.name, record.encoder.guide, conditional, *params, *text, n)
+    return tuple(setting_fields(record).values())
+
+
+def setting_fields(record: RunRecord) -> dict[str, str]:
+    """`setting` by the fields of the record that it is made of."""
+    params = {f"method.params.{key}": f"{key}={value!r}" for key, value in sorted(record.method.params.items())}
+    text = {f"sampling.text.{key}": f"{key}={value!r}" for key, value in sorted(record.sampling.text.items())}
+    return {
+        "benchmark": record.benchmark,
+        "method.name": record.method.name,
+        "encoder.guide": record.encoder.guide,
+        "sampling.class_conditional": str(record.sampling.class_conditional),
+        **params,
+        **text,
+        "sampling.n": str(record.sampling.n),
+    }
 
 
 def sections(
