@@ -24,8 +24,8 @@ from minoritybench.registry import entries, is_ours
 from minoritybench.report.board import board_markdown, summary_markdown
 from minoritybench.report.paired import Values
 from minoritybench.report.site import index_html
-from minoritybench.report.tables import BoardData, board_data, current, is_declared, setting, setting_fields
-from minoritybench.sidecars import PER_IMAGE_FILE, read_values
+from minoritybench.report.tables import BoardData, board_data, current, is_declared, setting_fields
+from minoritybench.sidecars import PER_IMAGE_FILE, image_digests, read_values
 from minoritybench.store import pretty_json, read_json, write_text
 
 PUBLISHED_FOLDER = "published"
@@ -190,15 +190,28 @@ def _readable(paths: Sequence[Path]) -> list[tuple[Path, RunRecord]]:
 
 
 def _repeat_faults(records: Sequence[tuple[Path, RunRecord]], superseded: frozenset[str]) -> Iterator[str]:
-    """One measurement makes one row: of records on the boards no two have the same setting and the same images."""
-    first: dict[tuple[str, ...], Path] = {}
+    """One measurement makes one row: of records on the boards no two of a method and a guide have the same images."""
+    first: dict[tuple[str, ...], tuple[Path, RunRecord]] = {}
     for path, record in records:
         if record.id in superseded:
             continue
-        images = [artifact.sha256 for artifact in record.artifacts if artifact.path == PER_IMAGE_FILE]
-        other = first.setdefault((*setting(record), *images), path)
-        if other != path:
+        try:
+            images = image_digests(path.parent / PER_IMAGE_FILE)
+        except BadInputError:
+            continue  # told by `record_faults`
+        other, known = first.setdefault((*_judged(record), *images), (path, record))
+        if other == path:
+            continue
+        field = _setting_difference(known, record)
+        if field is None:
             yield f"{path}: a duplicate of {other}; to replace that record, supersede it"
+        else:
+            yield f"{path}: has the very images of {other}, though {field} differs: file one of the two"
+
+
+def _judged(record: RunRecord) -> tuple[str, str, str]:
+    """What a row stays another with by right, though its images are the same: a guide may only judge."""
+    return record.benchmark, record.method.name, record.encoder.guide
 
 
 def _superseded(records: Sequence[tuple[Path, RunRecord]]) -> frozenset[str]:
@@ -281,10 +294,8 @@ def _supersede_faults(records: Sequence[tuple[Path, RunRecord]]) -> Iterator[tup
         if (older.benchmark, older.method.name) != (record.benchmark, record.method.name):
             yield path, f"supersedes {older.id[:16]}, a record of {older.method.name} on {older.benchmark}"
         elif (field := _setting_difference(older, record)) and _is_up_to_date(place, older):
-            fault = (
-                f"supersedes {older.id[:16]}, a record of another setting ({field} differs): file it beside that one"
-            )
-            yield path, _one_line(fault)
+            told = f"supersedes {older.id[:16]}, a record of another setting: {field} differs; file it beside that one"
+            yield path, _one_line(told)
 
 
 def _setting_difference(older: RunRecord, record: RunRecord) -> str | None:

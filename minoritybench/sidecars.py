@@ -23,9 +23,11 @@ from minoritybench.text_metrics import text_choices
 PER_IMAGE_FILE = "per_image.parquet"
 SHEET_FILE = "sheet.png"
 SHEET_IMAGES = 64
+SHEET_COLUMNS = 8
+SHEET_TILE, SHEET_LARGEST = 32, 128
+"""Pixels: smaller samples are enlarged to at least the one by a whole factor, larger ones shrunk to the other."""
 FACTS = ("seed", "index", "label", "sha256")
 PROMPT = "prompt"
-_SHEET_TILE = 128
 
 
 def value_columns(encoders: Iterable[str], text: Iterable[str]) -> list[str]:
@@ -86,15 +88,23 @@ def read_values(record: RunRecord, benchmark: BenchmarkSpec, path: Path) -> dict
     return groups
 
 
+def image_digests(path: Path) -> tuple[str, ...]:
+    """The digest of every image, in order. Error: an unreadable file, or one without them, exits 2."""
+    table = _read_parquet(path, ["sha256"])
+    if table.column_names != ["sha256"]:
+        raise BadInputError(f"sidecar {path.name} has no column sha256")
+    return tuple(map(str, table["sha256"].to_pylist()))
+
+
 def read_table(path: Path) -> pd.DataFrame:
     """The whole per_image.parquet, a row an image. Error: an unreadable file exits 2."""
     table: pd.DataFrame = _read_parquet(path).to_pandas()
     return table
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise BadInputError(f"sidecar {path.name} is not readable parquet: {error}") from error
 
@@ -104,6 +114,6 @@ def _holds_scores(column: pa.ChunkedArray) -> bool:
 
 
 def _sheet(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The images that have the size of the first, eight in a row."""
-    tiles = [thumbnail(image, _SHEET_TILE) for image in images]
-    return contact_sheet([tile for tile in tiles if tile.shape == tiles[0].shape], columns=8, tile=32)
+    """The images that have the size of the first, `SHEET_COLUMNS` in a row."""
+    tiles = [thumbnail(image, SHEET_LARGEST) for image in images]
+    return contact_sheet([tile for tile in tiles if tile.shape == tiles[0].shape], SHEET_COLUMNS, tile=SHEET_TILE)

@@ -66,6 +66,21 @@ def file_again(path: Path) -> None:
     saved(again, place / "record.json")
 
 
+def file_under_another_setting(path: Path) -> None:
+    """The same images as made by another guidance weight."""
+    for w in (0.86, 0.8):
+        params = configure("sgms", {"w": w}, load_benchmark("digits")).params
+        record = load_record(path)
+        method = record.method.model_copy(update={"name": "sgms", "params": params})
+        again = record.model_copy(
+            update={"method": method, "command": f"minoritybench evaluate --method sgms --set w={w}"}
+        )
+        again = again.model_copy(update={"id": again.content_id()})
+        place = path.parents[3] / leaderboards.record_place(again)
+        shutil.copytree(path.parent, place)
+        saved(again, place / "record.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,6 +165,7 @@ def file_again(path: Path) -> None:
         (lambda path: (path.parent / "weights.bin").write_bytes(b"x"), "weights.bin: belongs to no record"),
         (lambda path: (path.parent / "link").symlink_to("/etc/passwd"), "link: a link; records are files"),
         (file_again, ": a duplicate of "),
+        (file_under_another_setting, "though method.params.w differs: file one of the two"),
         (forge_metric("recall", id="0" * 16), "not the digest of its name and params"),
         (forge_metric("recall", direction="lower"), "'recall' has direction 'lower'"),
         (forge_metric("FD (digits-pca20)", ci_low=0.0), "not the 95 % t-interval"),
