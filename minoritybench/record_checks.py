@@ -21,7 +21,7 @@ from minoritybench.data.prompts import load_prompts
 from minoritybench.diffusion.model import DiffusionModel
 from minoritybench.embedded.weights import shipped_digest
 from minoritybench.errors import MinorityBenchError, MissingAssetError
-from minoritybench.measures import MetricPlan, recorded_plans
+from minoritybench.measures import Arrays, MetricPlan, recorded_plans
 from minoritybench.methods import check_known, configure
 from minoritybench.metrics import t_interval
 from minoritybench.plain_text import text_faults
@@ -36,6 +36,7 @@ from minoritybench.records import (
 )
 from minoritybench.references import LoadedReference, load_reference_set
 from minoritybench.registry import lookup, resolve
+from minoritybench.sheet_checks import read_tiles, tile_faults
 from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_values
 from minoritybench.store import canonical_json, sha256_file
 
@@ -97,7 +98,8 @@ def _given(words: Sequence[str], flag: str) -> list[str]:
 
 
 def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False) -> Iterator[str]:
-    """Faults of the files beside a record, and what its per-image scores say of its metrics unless it is superseded."""
+    """Faults of the files beside a record, and unless it is superseded what its per-image scores say of its metrics and
+    of the samples on its sheet."""
     names = [artifact.path for artifact in record.artifacts]
     if sorted(names) != [PER_IMAGE_FILE, SHEET_FILE]:
         yield f"artifacts are {', '.join(map(repr, names)) or 'none'}; they must be {PER_IMAGE_FILE} and {SHEET_FILE}"
@@ -112,11 +114,18 @@ def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False)
         elif sha256_file(path) != artifact.sha256:
             faults.append(f"sidecar {artifact.path} differs from its digest")
     yield from faults
-    if not faults and not superseded:
-        try:
-            yield from _score_faults(record, folder / PER_IMAGE_FILE)
-        except MinorityBenchError as error:
-            yield str(error)
+    if faults:
+        return
+    try:
+        benchmark = load_benchmark(record.benchmark)
+        if superseded:
+            read_tiles(folder / SHEET_FILE, record, benchmark)
+            return
+        values = read_values(record, benchmark, folder / PER_IMAGE_FILE)
+        yield from _score_faults(record, benchmark, values)
+        yield from tile_faults(read_tiles(folder / SHEET_FILE, record, benchmark), record, benchmark, values)
+    except MinorityBenchError as error:
+        yield str(error)
 
 
 def _origin_faults(record: RunRecord, benchmark: BenchmarkSpec, reference: LoadedReference) -> Iterator[str]:
@@ -298,10 +307,8 @@ def _value_faults(metric: MetricRecord, limits: tuple[float, float], seeds: set[
         yield "has an interval that is not the 95 % t-interval of its seeds"
 
 
-def _score_faults(record: RunRecord, path: Path) -> Iterator[str]:
-    """Metrics measured again from the per-image values; what needs features cannot be."""
-    benchmark = load_benchmark(record.benchmark)
-    groups = read_values(record, benchmark, path)
+def _score_faults(record: RunRecord, benchmark: BenchmarkSpec, groups: Mapping[str, Arrays]) -> Iterator[str]:
+    """Metrics measured again from the per-image values by seed; what needs features cannot be."""
     for plan in recorded_plans(record, benchmark, load_reference_set(benchmark.reference_set)):
         metric = record.metric(plan.name)
         if metric is None or not plan.by_image:
@@ -312,10 +319,10 @@ def _score_faults(record: RunRecord, path: Path) -> Iterator[str]:
             if "model" in given and given["weights_sha256"] is None:  # not shipped: only the record knows them
                 given["weights_sha256"] = metric.params.get("weights_sha256")
             if given != metric.params:
-                yield f"metric {plan.name!r} has other params than {path.name} gives it"
+                yield f"metric {plan.name!r} has other params than {PER_IMAGE_FILE} gives it"
             told = metric.per_seed.get(seed)
             if not _close(measured.value, told):
-                yield f"metric {plan.name!r} of seed {seed} is {told}, {path.name} gives {measured.value}"
+                yield f"metric {plan.name!r} of seed {seed} is {told}, {PER_IMAGE_FILE} gives {measured.value}"
 
 
 def _is_moment(text: str) -> bool:

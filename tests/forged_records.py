@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from minoritybench import leaderboards, record_checks, records
 from minoritybench.metrics import t_interval
 from minoritybench.records import BenchmarkSpec, RunRecord, load_benchmark, metric_id
+from minoritybench.report.pictures import png_bytes
 from minoritybench.store import pretty_json, sha256_file
 
 
@@ -97,6 +102,25 @@ def forge_sidecar(edit: Callable[[pd.DataFrame], pd.DataFrame]):  # type: ignore
         write(path, document)
 
     return change
+
+
+def forge_sheet(edit: Callable[[bytes], bytes]):  # type: ignore[no-untyped-def]
+    """Change sheet.png and give the record its new digest."""
+
+    def change(path: Path) -> None:
+        sheet = path.parent / "sheet.png"
+        sheet.write_bytes(edit(sheet.read_bytes()))
+        document = json.loads(path.read_text())
+        listed = next(item for item in document["artifacts"] if item["path"] == sheet.name)
+        listed.update(sha256=sha256_file(sheet), bytes=sheet.stat().st_size)
+        write(path, document)
+
+    return change
+
+
+def redraw(edit: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]):  # type: ignore[no-untyped-def]
+    """Change the pixels of sheet.png, uint8 `(H, W, 3)`."""
+    return forge_sheet(lambda data: png_bytes(edit(np.array(Image.open(io.BytesIO(data))))))
 
 
 def flip_last_byte(path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_row_is_not_removed_by_a_record_of_another_setting(boards: Path, small
     old = at(0.86)
     place = leaderboards.add(run / "record.json", results)
     at(0.8)
-    said = "a record of another setting \\(method.params.w differs\\): file it beside that one"
+    said = "a record of another setting: method.params.w differs; file it beside that one"
     with pytest.raises(BadInputError, match=said):
         leaderboards.add(run / "record.json", results, supersedes=old.id)
     wolf = at(0.8, old.id)
