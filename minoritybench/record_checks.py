@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minoritybench.command_checks import LONGEST_COMMAND, command_faults, request_faults
 from minoritybench.data.prompts import load_prompts
 from minoritybench.diffusion.model import DiffusionModel
-from minoritybench.embedded.weights import shipped_digest
+from minoritybench.embedded.weights import SHIPPED_GENERATORS, shipped_digest
 from minoritybench.errors import MinorityBenchError, MissingAssetError
 from minoritybench.measures import Arrays, MetricPlan, recorded_plans
 from minoritybench.methods import check_known, configure
@@ -40,11 +39,8 @@ from minoritybench.sheet_checks import read_tiles, tile_faults
 from minoritybench.sidecars import PER_IMAGE_FILE, SHEET_FILE, read_values
 from minoritybench.store import canonical_json, sha256_file
 
-_SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _TABLE_TEXT = re.compile(r"[\w.:/@+,' -]*")
-_LONGEST_COMMAND = 2_000
-_FROM_PYTHON = "minoritybench.evaluate"  # the command of records that the function of that name made
 _ENCODER_NAME = re.compile(r"[\w.:/@+-]+")  # names stand in table cells
 
 
@@ -58,8 +54,8 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
         yield "its id is not the digest of its content: it was edited"
     if canonical_json(document) != canonical_json(record.model_dump(mode="json")):
         yield "fields are left out or of another type than minoritybench writes"
-    yield from text_faults(document, {"command": _LONGEST_COMMAND})
-    yield from _command_faults(record)
+    yield from text_faults(document, {"command": LONGEST_COMMAND})
+    yield from command_faults(record)
     if superseded:
         return
     try:
@@ -68,33 +64,12 @@ def content_faults(record: RunRecord, document: Any, *, superseded: bool = False
     except MinorityBenchError as error:
         yield str(error)
         return
-    for part in (_origin_faults, _method_faults, _sampling_faults, _text_faults, _judge_faults, _metric_faults):
+    parts = (_origin_faults, _method_faults, _sampling_faults, _text_faults, _judge_faults, _metric_faults)
+    for part in (*parts, request_faults):
         try:
             yield from part(record, benchmark, reference)
         except MinorityBenchError as error:
             yield str(error)
-
-
-def _command_faults(record: RunRecord) -> Iterator[str]:
-    """The page tells people to paste it into a shell: it must be what minoritybench writes, and of this record."""
-    if record.command == _FROM_PYTHON:
-        return
-    try:
-        words = shlex.split(record.command)
-    except ValueError:  # a quotation without an end
-        words = []
-    if words[:2] != ["minoritybench", "evaluate"] or shlex.join(words) != record.command:
-        yield f"command is not `minoritybench evaluate ...` as minoritybench quotes it, nor {_FROM_PYTHON!r}"
-    for flag, told in (("--method", record.method.name), ("--benchmark", record.benchmark)):
-        for given in _given(words, flag):
-            if given != told:
-                yield f"command has {flag} {given[:60]!r}, the record is of {told!r}"
-
-
-def _given(words: Sequence[str], flag: str) -> list[str]:
-    """What a command's words say after a flag, `--flag value` or `--flag=value`."""
-    after = [following for word, following in pairwise(words) if word == flag]
-    return after + [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
 
 
 def sidecar_faults(record: RunRecord, folder: Path, *, superseded: bool = False) -> Iterator[str]:
@@ -158,7 +133,7 @@ def _shipped_generator(name: str) -> tuple[str, str]:
 def _generator_faults(record: RunRecord, benchmark: BenchmarkSpec) -> Iterator[str]:
     if record.generator.name != benchmark.generator:
         yield f"generator {record.generator.name!r} is not the benchmark's {benchmark.generator!r}"
-    elif benchmark.generator in _SHIPPED_GENERATORS:
+    elif benchmark.generator in SHIPPED_GENERATORS:
         shipped, dtype = _shipped_generator(benchmark.generator)
         if record.generator.weights_sha256 != shipped:
             yield f"generator weights {_short(record.generator.weights_sha256)} are not the shipped {_short(shipped)}"

@@ -274,7 +274,7 @@ def test_a_fault_holds_nothing_that_a_terminal_obeys(boards: Path) -> None:
 def test_markup_is_refused_at_the_door_and_shown_as_text_where_it_got_in(boards: Path, small: Path) -> None:
     """A comparison is no markup; a tag in a hyperparameter would be a cell of a board."""
     path = filed(boards)
-    forged("command", "minoritybench evaluate --benchmark digits --set 'note=a < b, c<3; $(x)'")(path)
+    forged("command", "minoritybench evaluate --method adm --prompts 'a < b, c<3; $(x)'")(path)
     assert leaderboards.record_faults(path) == []
     record = load_record(small / "record.json")
     ddim = record.method.model_copy(update={"name": "ddim", "params": {"stochasticity": "<script>|[x](y)</script>"}})

@@ -36,6 +36,8 @@ T2I_BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "digits16-ijepa": partial(IJepaViT, 16),
     "digits16-classifier": partial(DigitsClassifier, 16),
 }
+SHIPPED_GENERATORS = frozenset({"digits-ddpm", "digits-sd"})
+"""Generators of the registry that are part of the package; both draw with labels only where asked to."""
 
 
 def weights_dir() -> Path:
