@@ -42,15 +42,7 @@ def stray_faults(results: Path, records: Iterable[Path]) -> Iterator[str]:
 def history_faults(results: Path, against: str) -> Iterator[str]:
     """Files of `results` that `against` (a branch or commit) had where this work began and that were deleted or edited
     since, committed or not. Errors: no such commit, or no common history (exit 2)."""
-    place = results.absolute()
-    folder = next(parent for parent in place.parents if parent.is_dir())
-    below = place.relative_to(folder)
-    commit = git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{against}^{{commit}}")
-    if not commit:
-        raise BadInputError(f"--against {against}: no such commit in the git checkout of {results}; fetch it first")
-    base = git(folder, "merge-base", commit, "HEAD")
-    if not base:
-        raise BadInputError(f"--against {against}: shares no history with HEAD here; fetch all of it (fetch-depth: 0)")
+    folder, below, base = _beginning(results, against)
     told = git(folder, "diff", "--name-status", "-z", "--no-renames", "--relative", base, "--", str(below))
     if told is None:
         raise BadInputError(f"--against {against}: git cannot compare {results} with {base[:12]}")
@@ -61,3 +53,28 @@ def history_faults(results: Path, against: str) -> Iterator[str]:
         what = "was deleted" if status == "D" else "was edited"
         path = results / Path(name).relative_to(below)
         yield f"{path}: {what} since {base[:12]}; filed records stay as they are, a newer one may supersede them"
+
+
+def filed_since(results: Path, against: str) -> list[Path]:
+    """Records that `against` had not filed where this work began, committed or not, in path order. Errors: those of
+    `history_faults`."""
+    folder, below, base = _beginning(results, against)
+    told = git(folder, "ls-tree", "-r", "-z", "--name-only", base, "--", f"{below}/")
+    if told is None:
+        raise BadInputError(f"--against {against}: git cannot list {results} of {base[:12]}")
+    known = {results / Path(name).relative_to(below) for name in told.split("\0") if name}
+    return [path for path in sorted(results.rglob(RECORD_NAME)) if path not in known]
+
+
+def _beginning(results: Path, against: str) -> tuple[Path, Path, str]:
+    """A folder of the checkout that holds `results`, their place below it, and the commit where this work began."""
+    place = results.absolute()
+    folder = next(parent for parent in place.parents if parent.is_dir())
+    below = place.relative_to(folder)
+    commit = git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{against}^{{commit}}")
+    if not commit:
+        raise BadInputError(f"--against {against}: no such commit in the git checkout of {results}; fetch it first")
+    base = git(folder, "merge-base", commit, "HEAD")
+    if not base:
+        raise BadInputError(f"--against {against}: shares no history with HEAD here; fetch all of it (fetch-depth: 0)")
+    return folder, below, base

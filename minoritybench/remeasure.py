@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minoritybench.badges import Badge, Granted
+from minoritybench.embedded.weights import SHIPPED_GENERATORS, shipped_digest
 from minoritybench.errors import CheckFailedError
 from minoritybench.evaluation import evaluate
 from minoritybench.measures import recorded_plans
@@ -45,7 +46,7 @@ class Drift:
 
 def measure_again(record: RunRecord, seeds: Sequence[int], out: Path) -> RunRecord:
     """The record that the present code makes of some seeds of a filed one, with its method, settings, labels, guide,
-    generator and chain. Errors: those of `evaluate`."""
+    generator, chain and embedded judges. Errors: those of `evaluate`."""
     text = record.sampling.text
     return evaluate(
         record.method.name,
@@ -55,11 +56,17 @@ def measure_again(record: RunRecord, seeds: Sequence[int], out: Path) -> RunReco
         settings={**record.method.params, "preset": record.method.preset},
         class_conditional=record.sampling.class_conditional,
         guide=record.encoder.guide,
+        judges=tuple(name for name in record.encoder.judges if shipped_digest(name) is not None),
         generator=record.generator.name,
         prompts=text.get("prompts"),
         chain={key: text[key] for key in TextSpec.model_fields if key in text and key != "prompts"},
         out=out,
     )
+
+
+def is_embedded(record: RunRecord) -> bool:
+    """Whether a record can be measured again wherever the package is: its generator and its guide are part of it."""
+    return record.generator.name in SHIPPED_GENERATORS and shipped_digest(record.encoder.guide) is not None
 
 
 def drifts(record: RunRecord, again: RunRecord, seed: int) -> list[Drift]:

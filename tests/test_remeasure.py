@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from forged_records import filed, forge_metric
+from command_line import run
+from forged_records import filed, forge_metric, git
 
 from minoritybench import leaderboards
 from minoritybench.cli.leaderboard import command
 from minoritybench.records import RunRecord, load_benchmark, load_record
+from minoritybench.registry import entries
 from minoritybench.remeasure import drifts, measure_again
 
 SHIPPED = Path(__file__).parents[1] / "leaderboards" / "results"
@@ -43,6 +45,47 @@ def test_one_seed_of_a_method_and_a_distance_that_is_not_so(boards: Path) -> Non
     (line,) = [line for line in output.splitlines() if line.startswith("OFF")]
     assert "FD (digits-pca20)" in line
     assert "recorded     2.0000" in line
+
+
+def test_new_records_are_measured_again_on_all_seeds(
+    checkout: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the branch has filed, committed or not, and no other; of another generator they are named."""
+    results, old = checkout / "results", load_record(filed(checkout))
+    code, output = check(checkout, "--against", "main", "--remeasure", "new")
+    assert (code, output.splitlines()[-1]) == (0, "0 records filed since main to measure again")
+    path = leaderboards.add(small / "record.json", results, supersedes=old.id) / "record.json"
+    leaderboards.write_boards(results, checkout)
+    code, output = check(checkout, "--against", "main", "--remeasure", "new")
+    assert (code, output.count("\nok ")) == (0, 3 * len(old.metrics))
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-qm", "new")
+
+    forge_metric("FD (digits-pca20)", per_seed={"11": 1.0, "12": 2.0, "13": 3.0})(path)
+    forged = path.parent.rename(results / leaderboards.record_place(load_record(path))) / "record.json"
+    leaderboards.write_boards(results, checkout)
+    assert check(checkout, "--against", "main")[0] == 0
+    code, output = check(checkout, "--against", "main", "--remeasure", "new")
+    assert code == 1
+    assert output.count("\nOFF FD (digits-pca20)") == output.count("\nOFF ") == 3
+    assert f"record {old.id[:10]}" not in output
+    assert check(checkout, "--against", "main", "--remeasure", "new", "--seed", "12")[1].count("\nOFF ") == 1
+
+    monkeypatch.setattr("minoritybench.remeasure.SHIPPED_GENERATORS", frozenset())
+    code, output = check(checkout, "--against", "main", "--remeasure", "new")
+    assert code == 0
+    assert f"{forged}: not measured again" in output
+
+
+def test_what_is_new_has_to_be_said(boards: Path) -> None:
+    arguments = ["leaderboard", "check", "--results", str(boards / "results"), "--out", str(boards)]
+    code, output = run(*arguments, "--remeasure", "new")
+    assert code == 2
+    assert "--remeasure new: say with --against" in output
+
+
+def test_words_of_remeasure_are_no_methods() -> None:
+    assert not {"new", "all"} & set(entries("methods"))
 
 
 def test_an_empty_board_has_nothing_to_measure(boards: Path) -> None:

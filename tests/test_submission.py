@@ -71,6 +71,8 @@ def test_submissions_are_checked_against_where_they_began() -> None:
     steps = document["jobs"]["check"]["steps"]
     assert steps[0]["with"]["fetch-depth"] == 0
     assert any("--against" in step.get("run", "") for step in steps)
+    assert any('--against "$BASE" --remeasure new' in step.get("run", "") for step in steps)
+    assert document["jobs"]["check"]["timeout-minutes"] == 120
 
 
 def said_by_step(name: str, checkout: Path, changed: str) -> tuple[int, str]:
@@ -144,7 +146,7 @@ def test_tests_run_on_two_versions_of_python() -> None:
 def test_commands_of_the_workflows_exist() -> None:
     text = "\n".join(path.read_text("utf-8") for path in WORKFLOWS)
     lines = re.findall(r"^\s*(?:- run: |run: )?(minoritybench [^\n|]*)$", text, re.MULTILINE)
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         parse(line.replace("${{ matrix.benchmark }}", "digits"))
 

@@ -27,12 +27,12 @@ _results = click.option(
 _out = click.option(
     "--out", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where boards go."
 )
-_ALL = "all"
+_ALL, _NEW = "all", "new"  # words of --remeasure that no method has as its name
 
 
-class _MethodOrAll(Registered):
+class _MethodOrWord(Registered):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == _ALL else super().convert(value, param, ctx)
+        return value if value in (_ALL, _NEW) else super().convert(value, param, ctx)
 
 
 @click.group("leaderboard", short_help="Build, check and extend the leaderboards.")
@@ -66,10 +66,11 @@ def build_command(results: Path, out: Path) -> None:
 )
 @click.option(
     "--remeasure",
-    type=_MethodOrAll("methods"),
-    metavar="METHOD|all",
+    type=_MethodOrWord("methods"),
+    metavar="METHOD|all|new",
     default=None,
-    help="Also run METHOD again on one seed, or every row of the board on all of theirs, and compare with the records.",
+    help="Also run METHOD again on one seed, or on all of theirs every row of the board or every new record (filed"
+    " since --against REF, of any board with embedded models), and compare with the records.",
 )
 @click.option(
     "--benchmark",
@@ -84,7 +85,7 @@ def build_command(results: Path, out: Path) -> None:
     "--seed",
     type=click.IntRange(min=0),
     default=None,
-    help="The one seed to remeasure. Default: the record's first; with `all` each of them.",
+    help="The one seed to remeasure. Default: the record's first; with `all` and `new` each of them.",
 )
 def check_command(
     results: Path,
@@ -97,6 +98,8 @@ def check_command(
     """Validate every record, regenerate every board and compare; exit code 1 and the line where they differ."""
     from minoritybench.leaderboards import check, find_records
 
+    if remeasure == _NEW and against is None:
+        raise BadInputError("--remeasure new: say with --against since which branch or commit records are new")
     faults = check(results, out, against)
     for fault in faults:
         click.echo(fault)
@@ -104,7 +107,9 @@ def check_command(
         raise CheckFailedError(f"{counted(len(faults), 'fault')} in the leaderboards")
     click.echo(f"{len(find_records(results))} records valid, boards up to date")
     if remeasure is not None:
-        _remeasure(results, benchmarks, remeasure, seed)
+        new = against if remeasure == _NEW else None
+        records = _rows(results, benchmarks, remeasure) if new is None else _new_records(results, new)
+        _remeasure(records, None if remeasure in (_ALL, _NEW) else 1, seed)
 
 
 @command.command("add")
@@ -164,10 +169,10 @@ def badge_command(record_id: str, badge: Granted, by: str, seeds: tuple[int, ...
     click.echo(f"{badge} badge of {record.id[:10]} noted in {path}; now run: minoritybench leaderboard build")
 
 
-def _remeasure(results: Path, benchmarks: Sequence[str], method: str, requested: int | None) -> None:
+def _rows(results: Path, benchmarks: Sequence[str], method: str) -> list[RunRecord]:
+    """The declared row of a method, or all rows, of some boards."""
     from minoritybench.leaderboards import declared_record, shown_records
     from minoritybench.records import load_benchmark
-    from minoritybench.remeasure import drifts
 
     records = []
     for benchmark in map(load_benchmark, dict.fromkeys(benchmarks)):
@@ -177,10 +182,33 @@ def _remeasure(results: Path, benchmarks: Sequence[str], method: str, requested:
             records += rows
         else:
             records.append(declared_record(benchmark, method, results))
+    return records
+
+
+def _new_records(results: Path, against: str) -> list[RunRecord]:
+    """The records filed since that can be measured anywhere; the others are named."""
+    from minoritybench.record_files import filed_since
+    from minoritybench.records import load_record
+    from minoritybench.remeasure import is_embedded
+
+    records = []
+    for path in filed_since(results, against):
+        record = load_record(path)
+        if is_embedded(record):
+            records.append(record)
+        else:
+            click.echo(f"{path}: not measured again, its generator or guide is not part of the package")
+    click.echo(f"{len(records)} records filed since {against} to measure again")
+    return records
+
+
+def _remeasure(records: Sequence[RunRecord], first: int | None, requested: int | None) -> None:
+    """Measure records again on the requested seed, else on the `first` of theirs or all."""
+    from minoritybench.remeasure import drifts
+
     off = 0
     for record in records:
-        first = record.sampling.seeds if method == _ALL else record.sampling.seeds[:1]
-        seeds = first if requested is None else [requested]
+        seeds = record.sampling.seeds[:first] if requested is None else [requested]
         again = _measured_again(record, seeds)
         off += sum(not drift.fits for seed in seeds for drift in drifts(record, again, seed))
     if off:
