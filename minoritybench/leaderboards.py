@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import cache
@@ -115,11 +115,12 @@ def check(results: Path, out: Path, against: str | None = None) -> list[str]:
     paths = find_records(results)
     faults = [*(history_faults(results, against) if against else ()), *stray_faults(results, paths)]
     records = _readable(paths)
-    gone = _superseded(records)
+    misfits = list(_supersede_faults(records))
+    gone = _superseded(records, {path for path, _ in misfits})
     faults += [fault for path in paths for fault in record_faults(path, results, gone)]
     faults += _repeat_faults(records, gone)
     if not faults:
-        faults += [f"{path}: {fault}" for path, fault in _supersede_faults(records)]
+        faults += [f"{path}: {fault}" for path, fault in misfits]
         faults += map(_one_line, badge_faults(results, [record for _, record in records]))
     if faults:
         return faults  # boards of faulty records or badges would only repeat the news
@@ -214,10 +215,9 @@ def _judged(record: RunRecord) -> tuple[str, str, str]:
     return record.benchmark, record.method.name, record.encoder.guide
 
 
-def _superseded(records: Sequence[tuple[Path, RunRecord]]) -> frozenset[str]:
-    """Ids that a readable record of the same benchmark and method takes the place of."""
-    bad = {path for path, _ in _supersede_faults(records)}
-    return frozenset(r.supersedes for path, r in records if r.supersedes is not None and path not in bad)
+def _superseded(records: Sequence[tuple[Path, RunRecord]], misfits: Container[Path]) -> frozenset[str]:
+    """Ids that a readable record takes the place of and may: one of `misfits` may not."""
+    return frozenset(r.supersedes for path, r in records if r.supersedes is not None and path not in misfits)
 
 
 def record_place(record: RunRecord) -> Path:

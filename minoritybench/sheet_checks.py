@@ -73,11 +73,11 @@ def tile_faults(
     scores = exact_scores(encoder, prepare_images(encoder, images))
     for mode, measured in (("reference", scores.reference), ("deflated", scores.deflated)):
         told = np.concatenate([arrays[score_key(guide, mode)] for arrays in values.values()])
-        off = float(np.abs(measured.numpy() - told[: len(tiles)]).mean())
+        off = float(np.abs(measured.numpy() - told[: len(tiles)]).max())
         if not off <= benchmark.tolerance.score_nats:
             yield (
                 f"sidecar {SHEET_FILE} shows other samples than the record's: their {mode} scores by {guide} differ by"
-                f" {off:.3g} nats on average from the per-image ones"
+                f" up to {off:.3g} nats from the per-image ones"
             )
 
 

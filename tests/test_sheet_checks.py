@@ -42,6 +42,12 @@ def invert_tile(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return sheet
 
 
+def swap_tiles(sheet: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first two of a row."""
+    sheet[:32, :66] = np.concatenate([sheet[:32, 34:66], sheet[:32, 32:34], sheet[:32, :32]], axis=1)
+    return sheet
+
+
 def mark(sheet: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
     sheet[row, column] ^= 64
     return sheet
@@ -67,6 +73,7 @@ def mark(sheet: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
         (redraw(lambda sheet: mark(sheet, 5, 33)), "is not a drawing of 36 tiles of 8 px"),  # between two tiles
         (redraw(lambda sheet: mark(sheet, 160, 200)), "is not a drawing of 36 tiles of 8 px"),  # where no tile is left
         (redraw(lambda sheet: mark(sheet, 5, 5)), "is not a drawing of 36 tiles of 8 px"),  # part of a pixel
+        (redraw(swap_tiles), "shows other samples than the record's: their deflated scores by digits-jepa differ by"),
         (redraw(invert_tile), "shows other samples than the record's: their reference scores by digits-jepa differ by"),
     ],
 )
