@@ -233,8 +233,8 @@ def add(path: Path, results: Path, supersedes: str | None = None) -> Path:
     """Validate a record with its sidecars and copy it to its place; refuse a faulty one or one already there.
 
     `path` is the record file or its folder.
-    `supersedes` is the id, or the start of one, of a filed record of the same benchmark and method that this one takes
-    the place of on the board; it becomes part of the record, whose id therefore changes.
+    `supersedes` is the id, or the start of one, of a filed record of the same benchmark, method and setting that this
+    one takes the place of on the board; it becomes part of the record, whose id therefore changes.
     """
     path = record_file(path)
     faults = record_faults(path)
