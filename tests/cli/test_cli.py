@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import forked
 from PIL import Image
 
 KINDS = ("datasets", "encoders", "generators", "methods", "metrics", "benchmarks", "reference-sets")
@@ -105,7 +106,7 @@ def test_list_as_json(kind: str) -> None:
     ],
 )
 def test_mistakes_get_one_line_and_a_code(words: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
-    done = minoritybench(*words, cwd=tmp_path)
+    done = forked(*words, cwd=tmp_path)
     assert done.returncode == code
     assert message in done.stderr
     assert done.stdout == ""
@@ -114,7 +115,7 @@ def test_mistakes_get_one_line_and_a_code(words: tuple[str, ...], code: int, mes
 
 
 def test_keep_that_cannot_be_met_is_refused_before_any_work(tmp_path: Path) -> None:
-    done = minoritybench("rank-dataset", "digits", "--keep", "5000", cwd=tmp_path)
+    done = forked("rank-dataset", "digits", "--keep", "5000", cwd=tmp_path)
     assert done.returncode == 2
     assert "only 1500 images" in done.stderr
     assert not (tmp_path / "runs").exists()
@@ -153,7 +154,7 @@ def test_blank_lines_of_a_prompt_file_are_told_once(tmp_path: Path) -> None:
         "--out",
         "s",
     )
-    done = minoritybench(*words, "--dry-run", cwd=tmp_path)
+    done = forked(*words, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == "--prompts gaps.txt: 1 blank line left out; what comes after moves up\n"
 
@@ -175,7 +176,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
         ("evaluate", "--method", "jepa"),
         ("sample", "--method", "adm", "--out", "s"),
     ):
-        done = minoritybench(*words, "--dry-run", cwd=tmp_path)
+        done = forked(*words, "--dry-run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -225,7 +226,7 @@ def test_interrupt_exits_130_with_one_line_and_resumes(workers: int, tmp_path: P
 )
 def test_faulty_user_encoder_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(text)
-    done = minoritybench("rank-dataset", "digits", "--encoder", f"{tmp_path / 'mine.py'}:make", cwd=tmp_path)
+    done = forked("rank-dataset", "digits", "--encoder", f"{tmp_path / 'mine.py'}:make", cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -239,7 +240,9 @@ def test_faulty_method_file_is_one_line(tmp_path: Path) -> None:
         "    def correct(self, step):\n"
         "        return step.nope\n"
     )
-    done = minoritybench("sample", "--method", f"{tmp_path / 'mine.py'}:Bad", "--n", "2", "--out", tmp_path / "s")
+    done = forked(
+        "sample", "--method", f"{tmp_path / 'mine.py'}:Bad", "--n", "2", "--out", tmp_path / "s", cwd=tmp_path
+    )
     assert done.returncode == 2
     assert "mine.py failed at line 5: AttributeError" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
