@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import random
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -74,12 +74,14 @@ def started(out: Path, **settings: Any) -> int:
     if process:
         return process
     os.setsid()
+    code = 1
     try:
         minoritybench.rank.rank_dataset("digits", out=out, **settings)
-    except BaseException:  # noqa: BLE001  # a forked child never returns into the loop of its parent
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        code = 0
+    except Exception:
+        logging.exception("the ranking failed")
+    finally:
+        os._exit(code)  # a forked child never returns into the loop of its parent
 
 
 def finished(process: int) -> int:

@@ -59,10 +59,8 @@ class _Strict(BaseModel):
 class Tolerance(_Strict):
     """How far a re-run elsewhere may be from the recorded value.
 
-    `score_nats` is for means of scores of single images, in their own unit: nats of a JEPA-SCORE, points of CLIPScore,
-    PickScore and ImageReward. `fraction` is for precision, recall, density, coverage and shares, and 100 times as much
-    for AuthPct, a percentage. Frechet distances, AvgkNN, rarity and all others may differ by `fd_relative` of their
-    value.
+    `score_nats` is for means over images, in their own unit (JEPA-SCORE, CLIPScore, PickScore, ImageReward), `fraction`
+    for precision, recall, density, coverage and shares, 100 times it for AuthPct; others: `fd_relative` of the value.
     """
 
     fd_relative: float

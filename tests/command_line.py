@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import subprocess
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,14 +52,14 @@ def _run_forked(words: list[str], cwd: Path, out: int, err: int) -> NoReturn:
         os.chdir(cwd)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(number, "w", closefd=False)) for number in (1, 2))
         logging.getLogger().handlers.clear()
         sys.argv = ["minoritybench", *words]
         main()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
+    except Exception:
+        logging.exception("the command failed")  # to stderr, as Python shows it, and no handler of the test's
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

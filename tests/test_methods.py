@@ -85,8 +85,8 @@ def test_chains_are_known_to_the_command_line_and_to_boards() -> None:
     check_known("cads+jepa")
     with pytest.raises(BadInputError, match="unknown method"):
         check_known("cads+magic")
-    with pytest.raises(BadInputError, match=r"^unknown method '/tmp/x/drift.py:Drift': boards take .*CONTRIBUTING\.md"):
-        check_known("/tmp/x/drift.py:Drift")
+    with pytest.raises(BadInputError, match=r"^unknown method 'mine/drift.py:Drift': boards take .*CONTRIBUTING\.md"):
+        check_known("mine/drift.py:Drift")
     found = CliRunner().invoke(cli, ["sample", "--method", "ddim+jepa", "--n", "1", "--out", "x", "--dry-run"])
     assert found.exit_code == 0
     assert "jepa.eta" in found.output
