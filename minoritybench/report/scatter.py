@@ -11,7 +11,7 @@ from minoritybench.records import BenchmarkSpec, MetricRecord, RunRecord
 from minoritybench.report.differences import metric_difference
 from minoritybench.report.paired import BASELINE, Values, differences
 from minoritybench.report.plots import Interval, Point, scatter_svg
-from minoritybench.report.tables import Row, Section
+from minoritybench.report.tables import Row, Section, is_distance
 
 SCORE = "JEPA-SCORE"
 _PIXEL_BASELINE = "adm"
@@ -49,7 +49,7 @@ def plots(benchmark: BenchmarkSpec, tables: Sequence[Section], values: Values | 
     found = [(row, _fall(row.record, plain, benchmark, values)) for row in rows]
     falls = [(row, fall) for row, fall in found if fall is not None]
     y_label = f"fall of {SCORE} below {name}, nats"
-    distance = next((metric for metric in plain.metrics if metric.name.startswith(("FD ", "cFID"))), None)
+    distance = next((metric for metric in plain.metrics if is_distance(metric.name)), None)
     return [*([_distance_plot(falls, distance, y_label)] if distance else []), _cost_plot(falls, y_label)]
 
 

@@ -23,7 +23,7 @@ from minoritybench.report.plots import interval_mark
 from minoritybench.report.published import facts
 from minoritybench.report.scatter import Plot, interval, plain_method, plots
 from minoritybench.report.table import ARROWS
-from minoritybench.report.tables import BoardData, Cell, Column, PairedSection, Row, Section
+from minoritybench.report.tables import BoardData, Cell, Column, PairedSection, Row, Section, is_distance
 from minoritybench.sidecars import SHEET_FILE, SHEET_IMAGES
 
 COMMAND = "leaderboard build"
@@ -178,7 +178,7 @@ def _board(data: BoardData, purse: _Purse) -> BoardView:
 
 
 def _table(section: Section, anchor: str, badges: Mapping[str, Badge]) -> TableView:
-    key = next((c for c in section.columns if c.name.startswith(("FD ", "cFID"))), section.columns[0])
+    key = next((c for c in section.columns if is_distance(c.name)), section.columns[0])
     place = section.columns.index(key)
     spans = [_span([row.cells[number] for row in section.rows]) for number in range(len(section.columns))]
 

@@ -170,6 +170,11 @@ def row_chain(benchmark: BenchmarkSpec) -> dict[str, Any]:
     return {} if benchmark.text is None else benchmark.text.model_dump(mode="json")
 
 
+def is_distance(name: str) -> bool:
+    """Whether a metric is the distance to the reference set that a page sorts and plots by."""
+    return name.startswith(("FD ", "cFID"))
+
+
 def board_label(record: RunRecord, benchmark: BenchmarkSpec) -> str:
     """The name of a record's row: its method and what differs from the benchmark's settings."""
     return row_label(record, _defaults(record, benchmark), row_chain(benchmark))
